@@ -1,0 +1,162 @@
+"""Policy: from a verdict to an action. Readable from TOML; an unknown key is an error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from guardrail_plugin.core.errors import ConfigError, did_you_mean
+from guardrail_plugin.core.hazards import MLCOMMONS, Taxonomy
+from guardrail_plugin.core.verdict import Action, Rail, Verdict
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - same API, for Python 3.10
+    import tomli as tomllib
+
+Probability: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+OnBlock: TypeAlias = Literal["respond", "raise"]
+OnFailure: TypeAlias = Literal["block", "allow", "raise"]
+
+_STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HazardRule(_Strict):
+    """How one hazard is treated.
+
+    Attributes:
+        action: what happens when it is met. ``"allow"`` takes the hazard out of the risk altogether.
+        threshold: judge this hazard alone at this risk. ``None``: it counts towards the rail's total.
+    """
+
+    action: Action = "block"
+    threshold: Probability | None = None
+
+
+class RailRule(_Strict):
+    """How one rail is treated: the action when its threshold is reached, and that threshold."""
+
+    action: Action = "block"
+    threshold: Probability | None = None
+
+
+class Policy(_Strict):
+    """Rules that turn a verdict into an action. Immutable.
+
+    Attributes:
+        version: free text that is written into traces, audit lines and cache keys.
+        threshold: risk at which every rail acts. ``None``: the guardian's calibrated threshold of that rail.
+        rails: exceptions per rail.
+        hazards: exceptions per hazard code.
+        on_block: ``"respond"`` gives the caller a safeguard response, ``"raise"`` a ``BlockedError``.
+        on_failure: what happens when no verdict can be had. ``"block"`` is the default: closed.
+        on_truncated: what happens to a text so long that only part of it was judged.
+        timeout_s: seconds a verdict may take, queueing included.
+    """
+
+    version: str = "default"
+    threshold: Probability | None = None
+    rails: dict[Rail, RailRule] = Field(default_factory=dict)
+    hazards: dict[str, HazardRule] = Field(default_factory=dict)
+    on_block: OnBlock = "respond"
+    on_failure: OnFailure = "block"
+    on_truncated: Action = "block"
+    timeout_s: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 30.0
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    def action(self, verdict: Verdict) -> Action:
+        """Return what to do about a verdict: the strictest of all rules that it meets.
+
+        A hazard with a threshold of its own is judged alone; the others are judged by their sum against the
+        rail's threshold.
+        """
+        met: list[Action] = ["allow"]
+        pooled = verdict.risk
+        for code, rule in self.hazards.items():
+            share = verdict.hazards.get(code, 0.0)
+            if rule.action == "allow" or rule.threshold is not None:
+                pooled -= share
+            if rule.threshold is not None and share >= rule.threshold:
+                met.append(rule.action)
+        if max(pooled, 0.0) >= self.threshold_for(verdict):
+            met.append(self._pooled_action(verdict))
+        if verdict.truncated:
+            met.append(self.on_truncated)
+        return max(met, key=_STRICTNESS.__getitem__)
+
+    def threshold_for(self, verdict: Verdict) -> float:
+        """Return the risk at which this verdict's rail acts: the rail's rule, else the policy's, else the guardian's."""
+        rule = self.rails.get(verdict.rail)
+        if rule is not None and rule.threshold is not None:
+            return rule.threshold
+        return verdict.threshold if self.threshold is None else self.threshold
+
+    def _pooled_action(self, verdict: Verdict) -> Action:
+        rail = self.rails.get(verdict.rail, RailRule())
+        counted = {
+            code: p
+            for code, p in verdict.hazards.items()
+            if code not in self.hazards
+            or (self.hazards[code].threshold is None and self.hazards[code].action != "allow")
+        }
+        top = max(counted, key=counted.__getitem__, default=None)
+        rule = self.hazards.get(top) if top is not None else None
+        return rail.action if rule is None else rule.action
+
+    def check_codes(self, taxonomy: Taxonomy = MLCOMMONS) -> Policy:
+        """Return self if every hazard code is in the taxonomy.
+
+        Raises:
+            ConfigError: a code is unknown; the message names the nearest.
+        """
+        for code in self.hazards:
+            taxonomy[code]
+        return self
+
+    @classmethod
+    def from_toml(cls, source: str | Path, *, taxonomy: Taxonomy = MLCOMMONS) -> Policy:
+        """Read a policy from a TOML file (``Path``) or from TOML text (``str``).
+
+        Raises:
+            ConfigError: the file cannot be read, is not TOML, has an unknown key or a value out of range.
+        """
+        name = str(source) if isinstance(source, Path) else "policy"
+        try:
+            text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+            settings = tomllib.loads(text)
+        except OSError as error:
+            raise ConfigError(f"cannot read the policy file {name}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name} is not valid TOML: {error}") from None
+        return cls(**settings).check_codes(taxonomy)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        path = ".".join(str(part) for part in item["loc"] if part != "[key]")
+        if item["type"] == "extra_forbidden":
+            *_, word = (str(part) for part in item["loc"])
+            known = _known_keys(tuple(str(part) for part in item["loc"]))
+            lines.append(f"unknown key {path!r}{did_you_mean(word, known)}")
+        else:
+            lines.append(f"{path or 'policy'}: {item['msg']}")
+    return "; ".join(lines)
+
+
+def _known_keys(location: tuple[str, ...]) -> list[str]:
+    if len(location) == 1:
+        return list(Policy.model_fields)
+    return list(HazardRule.model_fields if location[0] == "hazards" else RailRule.model_fields)

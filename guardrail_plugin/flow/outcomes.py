@@ -1,0 +1,75 @@
+"""How a rail ends: the call goes on, gets a safeguard response instead, or raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from guardrail_plugin.core.errors import BlockedError, GuardrailError
+from guardrail_plugin.core.verdict import Action, Rail, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The call goes on.
+
+    Attributes:
+        verdict: ``None`` when it goes on unjudged, because ``on_failure`` or ``on_uncheckable`` says ``"allow"``.
+        error: why there is no verdict.
+    """
+
+    rail: Rail
+    verdict: Verdict | None = None
+    error: GuardrailError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The caller gets ``response``; what stands behind the rail never sees the text. ``repr`` hides the response.
+
+    Attributes:
+        verdict: ``None`` when the text was blocked unjudged.
+        action: ``"block"`` or ``"escalate"``. There is no escalation handler yet, so both block.
+        error: why there is no verdict.
+    """
+
+    rail: Rail
+    response: str = field(repr=False)
+    verdict: Verdict | None = None
+    action: Action = "block"
+    error: GuardrailError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The caller gets an exception: a ``BlockedError``, or the failure itself under ``on_failure="raise"``."""
+
+    rail: Rail
+    error: GuardrailError
+    verdict: Verdict | None = None
+    action: Action = "block"
+
+
+Outcome: TypeAlias = Allowed | Blocked | Failed
+
+
+def describe(outcome: Outcome, *, policy_version: str) -> dict[str, object]:
+    """Return an outcome as plain JSON types without any text: for traces, logs and ``response_metadata``."""
+    verdict: dict[str, object] = {"harmful": None, "risk": None, "hazard": None}
+    if outcome.verdict is not None:
+        verdict = outcome.verdict.as_dict()
+    return {
+        **verdict,
+        "rail": outcome.rail,
+        "action": "allow" if isinstance(outcome, Allowed) else outcome.action,
+        "policy_version": policy_version,
+        "error": _error_name(outcome),
+    }
+
+
+def _error_name(outcome: Outcome) -> str | None:
+    error = outcome.error
+    if isinstance(error, BlockedError):
+        # The block is told by `action`; what counts here is why no verdict could be had, if so.
+        error = error.__cause__ if isinstance(error.__cause__, GuardrailError) else None
+    return None if error is None else type(error).__name__

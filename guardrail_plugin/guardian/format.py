@@ -1,0 +1,131 @@
+"""The embedded guardian's own format: one sequence, two tasks.
+
+    [input] text [verdict] S9 [respond] safeguard response <end>
+
+The control and label tokens are rows appended to the base vocabulary (ids ``vocab_size + i``); the content tokenizer
+cannot produce them. ``[verdict]`` is where detection is read: one forward pass, the distribution over the label
+tokens. ``[respond]`` starts a safeguard response whatever the label says, which is how a policy forces one.
+
+"SLM as Guardian" (arXiv 2405.19795) describes special tokens for the two tasks and shows one that forces a safeguard
+response (Figure 1); its exact template is not public. This one is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from guardrail_plugin.core.conversation import Check, Message
+from guardrail_plugin.core.hazards import MLCOMMONS, Taxonomy
+from guardrail_plugin.core.verdict import Rail
+from guardrail_plugin.guardian.tokenizer import ContentTokenizer
+
+SAFE = "safe"
+_CONTROLS = ("input", "output", "tool_call", "tool_output", "turn", "verdict", "respond")
+_TASK_OF_RAIL: Mapping[Rail, str] = {
+    "input": "input",
+    "output": "output",
+    "tool_call": "tool_call",
+    "tool_output": "tool_output",
+    "document": "tool_output",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each token of the format lives.
+
+    Attributes:
+        vocab_size: rows of the base vocabulary; our tokens follow.
+        end_id: the base's end-of-turn token, which closes a safeguard response.
+        taxonomy: its codes are the label tokens, after ``safe``.
+        window_tokens: most content tokens in one window.
+        overlap_tokens: content shared by neighbouring windows.
+        context_tokens: most tokens of query or earlier turns in front of the text.
+    """
+
+    vocab_size: int
+    end_id: int
+    taxonomy: Taxonomy = field(default=MLCOMMONS)
+    window_tokens: int = 384
+    overlap_tokens: int = 64
+    context_tokens: int = 128
+
+    @property
+    def token_names(self) -> tuple[str, ...]:
+        """Names of the added tokens in id order."""
+        return (*_CONTROLS, SAFE, *self.taxonomy.codes)
+
+    def control(self, name: str) -> int:
+        """Return the id of a control token."""
+        return self.vocab_size + _CONTROLS.index(name)
+
+    def label(self, code: str) -> int:
+        """Return the id of a label token (``safe`` or a hazard code)."""
+        return self.vocab_size + len(_CONTROLS) + self.labels.index(code)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """``safe`` and the hazard codes, in the order of ``label_ids``."""
+        return (SAFE, *self.taxonomy.codes)
+
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        """Ids of the label tokens."""
+        first = self.vocab_size + len(_CONTROLS)
+        return tuple(range(first, first + 1 + len(self.taxonomy)))
+
+
+def windows(ids: Sequence[int], *, size: int, overlap: int, limit: int) -> tuple[list[Sequence[int]], bool]:
+    """Cut ids into overlapping windows of at most ``size``; return them and whether some were left out.
+
+    Past ``limit`` windows the first, the last and evenly spaced ones between are kept, and the answer says so.
+    """
+    if len(ids) <= size:
+        return [ids], False
+    step = size - overlap
+    starts = list(range(0, len(ids) - overlap, step))
+    truncated = len(starts) > limit
+    if truncated:
+        starts = [starts[round(i * (len(starts) - 1) / max(limit - 1, 1))] for i in range(limit)]
+    return [ids[start : start + size] for start in starts], truncated
+
+
+def prompt(layout: Layout, tokenizer: ContentTokenizer, check: Check, content: Sequence[int]) -> tuple[int, ...]:
+    """Return the ids of one window up to and with ``[verdict]``: (L,)."""
+    task = layout.control(_TASK_OF_RAIL[check.rail])
+    before = _before(layout, tokenizer, check)
+    return (task, *before, *content, layout.control("verdict"))
+
+
+def response_prompt(verdict_prompt: Sequence[int], layout: Layout, label: str) -> tuple[int, ...]:
+    """Return the ids after which the model writes a safeguard response for ``label``."""
+    return (*verdict_prompt, layout.label(label), layout.control("respond"))
+
+
+def _before(layout: Layout, tokenizer: ContentTokenizer, check: Check) -> list[int]:
+    turn = layout.control("turn")
+    if check.query is not None:
+        return [*ends(tokenizer.encode(check.query), layout.context_tokens), turn]
+    return _context(layout, tokenizer, check.context, turn)
+
+
+def _context(layout: Layout, tokenizer: ContentTokenizer, turns: Sequence[Message], turn: int) -> list[int]:
+    """Newest turns first until the budget is spent; each at most half of it, so that one cannot push out the rest."""
+    room = layout.context_tokens
+    kept: list[list[int]] = []
+    for message in reversed(turns):
+        ids = ends(tokenizer.encode(message.text), layout.context_tokens // 2)
+        if len(ids) + 1 > room:
+            break
+        room -= len(ids) + 1
+        kept.append([*ids, turn])
+    return [i for ids in reversed(kept) for i in ids]
+
+
+def ends(ids: Sequence[int], most: int) -> list[int]:
+    """Return ids cut to ``most`` by leaving out the middle: what matters in a query stands at its ends."""
+    if len(ids) <= most:
+        return list(ids)
+    head = most // 2
+    return [*ids[:head], *ids[len(ids) - (most - head) :]]

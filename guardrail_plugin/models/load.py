@@ -1,0 +1,83 @@
+"""Load a base model and merge a guardian's adapter into it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
+from guardrail_plugin.models.gguf import convert
+from guardrail_plugin.models.locate import Located
+
+_log = logging.getLogger(__name__)
+
+
+def model_folder(located: Located, *, quiet: bool = False) -> Path:
+    """Return a folder that transformers reads: the located one, or a GGUF's one-time conversion."""
+    return convert(located.path, quiet=quiet) if located.path.suffix == ".gguf" else located.path
+
+
+def default_device() -> str:
+    """Return ``"cuda:0"``, ``"mps"`` or ``"cpu"``: the best that this machine has."""
+    torch = import_torch()
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> Any:
+    """Return bfloat16 on CUDA, float32 elsewhere (CPUs without AVX512-BF16 run bfloat16 about 9 times slower)."""
+    torch = import_torch()
+    return torch.bfloat16 if device.startswith("cuda") else torch.float32
+
+
+def import_torch() -> Any:
+    """Return the torch module.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "torch", extra="local") from None
+    return torch
+
+
+def load_causal_lm(folder: Path, *, device: str = "cpu", dtype: Any = None, trust_remote_code: bool = False) -> Any:
+    """Return a causal language model in evaluation mode on a device."""
+    import_torch()
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code
+    )
+    return model.to(device).eval()
+
+
+def apply_adapter(model: Any, adapter: Path, *, vocab_size: int, added_tokens: int) -> Any:
+    """Return the model with a PEFT adapter merged into its weights, its vocabulary grown by ``added_tokens`` rows.
+
+    Raises:
+        ConfigError: the base's vocabulary is not the one that the adapter was trained on.
+        MissingDependencyError: peft is not installed.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise MissingDependencyError("peft", extra="local") from None
+    rows = model.get_input_embeddings().num_embeddings
+    if rows < vocab_size:
+        raise ConfigError(f"the adapter needs a base with {vocab_size} vocabulary rows, this one has {rows}")
+    if rows < vocab_size + added_tokens:
+        model.resize_token_embeddings(vocab_size + added_tokens, mean_resizing=False)
+    with warnings.catch_warnings():
+        # peft warns that a grown vocabulary is not saved with the adapter; the trained rows are.
+        warnings.simplefilter("ignore")
+        merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return merged.eval()

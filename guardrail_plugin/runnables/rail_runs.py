@@ -1,0 +1,96 @@
+"""The rail as a child run of its wrapper, for callbacks, LangSmith and astream_events. Fields only, never text."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+
+from guardrail_plugin.core.errors import BlockedError, GuardrailError, InputError
+from guardrail_plugin.core.verdict import Rail
+from guardrail_plugin.flow import Allowed, Failed, Outcome, describe
+
+logger = logging.getLogger("guardrail_plugin")
+
+TAG = "guardrail"
+"""Tag of every rail run: ``astream_events(exclude_tags=["guardrail"])`` leaves them out."""
+
+
+class RailRuns:
+    """One child run per request of a batch, for those parents that somebody listens to."""
+
+    def __init__(self, parents: Sequence[CallbackManagerForChainRun], *, rail: Rail, policy_version: str) -> None:
+        """Start the runs."""
+        self._policy_version = policy_version
+        self._runs: dict[int, CallbackManagerForChainRun] = {}
+        for index, parent in enumerate(parents):
+            # Without listeners a child run is pure cost, and this is the usual case.
+            if parent.inheritable_handlers:
+                child = parent.get_child(TAG)
+                self._runs[index] = child.on_chain_start(None, {"rail": rail}, name=f"guardrail.{rail}")
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """End each run with its outcome's fields."""
+        for index, run in self._runs.items():
+            failure = failure_of(outcomes[index])
+            if failure is not None:
+                run.on_chain_error(failure)
+            else:
+                run.on_chain_end(describe(outcomes[index], policy_version=self._policy_version))
+
+    def fail(self, error: BaseException) -> None:
+        """End all runs with what interrupted the batch."""
+        for run in self._runs.values():
+            run.on_chain_error(error)
+
+
+class AsyncRailRuns:
+    """Like ``RailRuns``. Cancellation: LangChain shields its own end-of-run callbacks."""
+
+    def __init__(self, runs: dict[int, AsyncCallbackManagerForChainRun], *, policy_version: str) -> None:
+        self._policy_version = policy_version
+        self._runs = runs
+
+    @classmethod
+    async def start(
+        cls, parents: Sequence[AsyncCallbackManagerForChainRun], *, rail: Rail, policy_version: str
+    ) -> AsyncRailRuns:
+        """Start the runs."""
+        heard = {index: parent for index, parent in enumerate(parents) if parent.inheritable_handlers}
+        runs: list[AsyncCallbackManagerForChainRun] = []
+        if heard:
+            children = [parent.get_child(TAG) for parent in heard.values()]
+            name = f"guardrail.{rail}"
+            runs = await asyncio.gather(*(child.on_chain_start(None, {"rail": rail}, name=name) for child in children))
+        return cls(dict(zip(heard, runs, strict=True)), policy_version=policy_version)
+
+    async def end(self, outcomes: Sequence[Outcome]) -> None:
+        """End each run with its outcome's fields."""
+        for index, run in self._runs.items():
+            failure = failure_of(outcomes[index])
+            if failure is not None:
+                await run.on_chain_error(failure)
+            else:
+                await run.on_chain_end(describe(outcomes[index], policy_version=self._policy_version))
+
+    async def fail(self, error: BaseException) -> None:
+        """End all runs with what interrupted the batch."""
+        for run in self._runs.values():
+            await run.on_chain_error(error)
+
+
+def failure_of(outcome: Outcome) -> GuardrailError | None:
+    """Return the error that ends a rail's run as failed. A block is a decision, not a failure."""
+    return outcome.error if isinstance(outcome, Failed) and not isinstance(outcome.error, BlockedError) else None
+
+
+def log_unjudged(outcomes: Sequence[Outcome]) -> None:
+    """Log every request that got no verdict: a guardian that is down must not go unnoticed."""
+    for outcome in outcomes:
+        if outcome.error is None or isinstance(outcome, Failed):
+            continue
+        level = logging.INFO if isinstance(outcome.error, InputError) else logging.WARNING
+        action = "allow" if isinstance(outcome, Allowed) else outcome.action
+        logger.log(level, "%s rail: no verdict, action %s: %s", outcome.rail, action, outcome.error)

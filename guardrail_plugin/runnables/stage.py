@@ -1,0 +1,136 @@
+"""The input rail as a wrapper uses it: read inputs, run the flow with its trace runs, make what a caller gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import InputError
+from guardrail_plugin.core.policy import OnFailure, Policy
+from guardrail_plugin.core.verdict import Verdict
+from guardrail_plugin.flow import (
+    Allowed,
+    Failed,
+    Outcome,
+    Steps,
+    Uncheckable,
+    input_rail,
+    run_batch_async,
+    run_batch_sync,
+)
+from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.runnables.output import OutputKind, safeguard_output
+from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+from guardrail_plugin.runnables.views import InputKey, read_input
+
+OnBlock: TypeAlias = Literal["respond", "raise"] | Callable[[Verdict | None, str], Any]
+"""``"respond"``, ``"raise"``, or a function from the verdict and the safeguard response to the chain's output.
+
+Its result type is the wrapped chain's own, which only the caller knows.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputStage:
+    """An input rail with its settings. Immutable and shared by all calls of a wrapper.
+
+    Attributes:
+        kind: the type of a safeguard response; ``None`` where ``on_block`` makes it or blocks raise.
+    """
+
+    guardian: GuardianProtocol
+    policy: Policy
+    kind: OutputKind | None
+    input_key: InputKey | None
+    on_block: OnBlock | None
+    on_uncheckable: OnFailure
+    context_turns: int
+
+    def judge(
+        self,
+        inputs: Sequence[object],
+        parents: Sequence[CallbackManagerForChainRun],
+        *,
+        max_concurrency: int | None = None,
+    ) -> list[Outcome]:
+        """Decide about inputs in one guardian batch, each inside a child run of its parent.
+
+        Raises:
+            BaseException: only what is not a ``GuardrailError``; those become outcomes.
+        """
+        runs = RailRuns(parents, rail="input", policy_version=self.policy.version)
+        try:
+            outcomes = run_batch_sync(self._flows(inputs), self.guardian, max_concurrency=max_concurrency)
+        except BaseException as error:
+            runs.fail(error)
+            raise
+        runs.end(outcomes)
+        log_unjudged(outcomes)
+        return outcomes
+
+    async def ajudge(
+        self,
+        inputs: Sequence[object],
+        parents: Sequence[AsyncCallbackManagerForChainRun],
+        *,
+        max_concurrency: int | None = None,
+    ) -> list[Outcome]:
+        """Like ``judge``. Cancellation: passes to the guardian; the rail's runs end as failed."""
+        runs = await AsyncRailRuns.start(parents, rail="input", policy_version=self.policy.version)
+        try:
+            outcomes = await run_batch_async(self._flows(inputs), self.guardian, max_concurrency=max_concurrency)
+        except BaseException as error:
+            await runs.fail(error)
+            raise
+        await runs.end(outcomes)
+        log_unjudged(outcomes)
+        return outcomes
+
+    def instead(self, outcome: Outcome, *, chunk: bool = False) -> object:
+        """Return what a caller gets in place of the chain's output.
+
+        Raises:
+            GuardrailError: the outcome is ``Failed``; also whatever a caller's ``on_block`` raises.
+        """
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        if isinstance(outcome, Allowed):
+            raise AssertionError("an allowed call has nothing in place of its output")
+        if callable(self.on_block):
+            return self.on_block(outcome.verdict, outcome.response)
+        if self.kind is None:
+            raise AssertionError("construction settles a type wherever a response can be needed")
+        return safeguard_output(outcome, self.kind, policy_version=self.policy.version, chunk=chunk)
+
+    def settled(self, outcomes: Sequence[Outcome], *, keep_errors: bool) -> dict[int, object]:
+        """Return, by index, the results of all calls that do not go on; with ``keep_errors`` errors are results.
+
+        Raises:
+            GuardrailError: without ``keep_errors``, the first error, before any other call goes on.
+        """
+        results: dict[int, object] = {}
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, Allowed):
+                continue
+            try:
+                results[index] = self.instead(outcome)
+            except Exception as error:
+                if not keep_errors:
+                    raise
+                results[index] = error
+        return results
+
+    def _flows(self, inputs: Sequence[object]) -> list[Steps[Outcome]]:
+        return [
+            input_rail(self._subject(value), policy=self.policy, on_uncheckable=self.on_uncheckable) for value in inputs
+        ]
+
+    def _subject(self, value: object) -> Check | Uncheckable | InputError:
+        try:
+            return read_input(value, input_key=self.input_key, context_turns=self.context_turns)
+        except InputError as error:
+            return error

@@ -1,0 +1,165 @@
+"""From whatever a Runnable is given to the text that is judged, and the turns before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
+from langchain_core.prompt_values import PromptValue
+
+from guardrail_plugin.core.conversation import Check, Message, Role
+from guardrail_plugin.core.errors import InputError, did_you_mean
+from guardrail_plugin.flow import Uncheckable
+from guardrail_plugin.runnables.content import kinds_in, text_in
+
+InputKey: TypeAlias = str | Callable[[object], object]
+
+QUERY_KEYS = ("messages", "input", "question", "query")
+"""Keys of a dict input that are read without ``input_key``, if exactly one of them is there."""
+
+HISTORY_KEYS = ("chat_history", "history")
+"""Keys whose messages are read as earlier turns of such a dict."""
+
+_ROLES: tuple[tuple[type[BaseMessage], Role], ...] = (
+    (HumanMessage, "user"),
+    (AIMessage, "assistant"),
+    (SystemMessage, "system"),
+    (ToolMessage, "tool"),
+    (FunctionMessage, "tool"),
+)
+_CHAT_ROLES: dict[str, Role] = {"assistant": "assistant", "ai": "assistant", "system": "system", "developer": "system"}
+
+
+def read_input(value: object, *, input_key: InputKey | None = None, context_turns: int = 6) -> Check | Uncheckable:
+    """Find the latest user turn in an input, and up to ``context_turns`` user and assistant turns before it.
+
+    The latest turn is every user message after the last assistant message that precedes the last user message;
+    messages that follow it (tool outputs, a prefilled answer) are not part of it. Without any user message, all
+    text there is gets judged. System messages are the developer's and are not judged beside a user turn.
+
+    Raises:
+        InputError: it cannot be told what to judge: an ambiguous dict, a missing key, an unknown type.
+    """
+    history: list[BaseMessage] = []
+    if input_key is not None:
+        value = _by_key(value, input_key)
+    elif isinstance(value, Mapping) and not _is_message(value):
+        history = _history(value)
+        value = _only_text_of(value)
+    if isinstance(value, str):
+        turn, earlier = str(value), history
+        found: list[str] = []
+    else:
+        messages = _messages(value)
+        start, stop = _latest_turn(messages)
+        turn = "\n".join(text for message in _judged(messages[start:stop]) if (text := text_in(message.content)))
+        earlier = [*history, *messages[:start]]
+        found = kinds_in(message.content for message in messages[start:stop])
+    if not turn.strip():
+        what = f"only {', '.join(found)}" if found else "no text"
+        return Uncheckable(f"the input holds {what}; send text with it, or set on_uncheckable")
+    return Check(turn, rail="input", context=_context(earlier, context_turns))
+
+
+def _by_key(value: object, input_key: InputKey) -> object:
+    if callable(input_key):
+        try:
+            return input_key(value)
+        except Exception as error:
+            # Its message may quote the input, so only its type is passed on.
+            raise InputError(f"input_key raised {type(error).__name__}") from None
+    if not isinstance(value, Mapping):
+        raise InputError(f"input_key={input_key!r} needs a dict, got {type(value).__name__}")
+    if input_key not in value:
+        near = did_you_mean(input_key, [key for key in value if isinstance(key, str)])
+        raise InputError(f"the input has no key {input_key!r}{near}")
+    return value[input_key]
+
+
+def _only_text_of(value: Mapping[object, object]) -> object:
+    known = [key for key in QUERY_KEYS if key in value]
+    if len(known) == 1:
+        return value[known[0]]
+    if not known:
+        readable = [item for item in value.values() if not isinstance(item, int | float | bool | None)]
+        if len(readable) == 1:
+            return readable[0]
+    found = f"more than one of {', '.join(known)}" if known else "no single value that holds text"
+    raise InputError(
+        f"cannot tell which part of this dict is the user's: it has {found}; "
+        "pass input_key='...' or input_key=callable to guard()"
+    )
+
+
+def _history(value: Mapping[object, object]) -> list[BaseMessage]:
+    for key in HISTORY_KEYS:
+        turns = value.get(key)
+        if isinstance(turns, Sequence) and turns and all(isinstance(turn, BaseMessage) for turn in turns):
+            return [turn for turn in turns if isinstance(turn, BaseMessage)]
+    return []
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, Mapping) and "content" in value and ("role" in value or "type" in value)
+
+
+def _messages(value: object) -> list[BaseMessage]:
+    if isinstance(value, BaseMessage):
+        return [value]
+    if isinstance(value, PromptValue):
+        return value.to_messages()
+    if _is_message(value):
+        value = [value]
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        if all(isinstance(item, BaseMessage) for item in value):
+            return [item for item in value if isinstance(item, BaseMessage)]
+        try:
+            # As chat models read it: what is judged must be what the model would see.
+            return convert_to_messages(value)
+        except Exception:
+            # LangChain's message quotes the input, so it is dropped.
+            raise InputError("the list holds something that is not a message; pass input_key=callable") from None
+    raise InputError(f"cannot read text from {type(value).__name__}; pass input_key=callable to guard()")
+
+
+def _role(message: BaseMessage) -> Role:
+    for kind, role in _ROLES:
+        if isinstance(message, kind):
+            return role
+    # An unknown role is taken for the user's: judged rather than trusted.
+    return _CHAT_ROLES.get(message.role.lower(), "user") if isinstance(message, ChatMessage) else "user"
+
+
+def _latest_turn(messages: Sequence[BaseMessage]) -> tuple[int, int]:
+    roles = [_role(message) for message in messages]
+    if "user" not in roles:
+        return 0, len(roles)
+    stop = len(roles) - roles[::-1].index("user")
+    start = stop
+    while start > 0 and roles[start - 1] != "assistant":
+        start -= 1
+    return start, stop
+
+
+def _judged(turn: Sequence[BaseMessage]) -> list[BaseMessage]:
+    users = [message for message in turn if _role(message) == "user"]
+    return users or list(turn)
+
+
+def _context(earlier: Iterable[BaseMessage], turns: int) -> tuple[Message, ...]:
+    spoken: list[Message] = []
+    for message in earlier:
+        role, text = _role(message), text_in(message.content)
+        if role in ("user", "assistant") and text.strip():
+            spoken.append(Message(role, text))
+    return tuple(spoken[-turns:]) if turns else ()

@@ -1,0 +1,58 @@
+"""Write a trained guardian: PEFT adapter in bfloat16, ``guardian.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from guardrail_plugin.core.hazards import MLCOMMONS
+from guardrail_plugin.guardian.manifest import ADAPTER_FILE, HazardEntry, Manifest
+from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
+from guardrail_plugin.models.locate import EMBEDDED_MODEL, EMBEDDED_REVISION, Located
+from guardrail_plugin.training.config import TrainConfig
+from guardrail_plugin.training.network import GuardianNetwork
+from guardrail_plugin.training.validation import Validation
+
+
+def save_artefact(
+    folder: Path,
+    *,
+    network: GuardianNetwork,
+    config: TrainConfig,
+    located: Located,
+    tokenizer: FastContentTokenizer,
+    validation: Validation,
+) -> Manifest:
+    """Write adapter and manifest into a folder; return the manifest."""
+    from peft import get_peft_model_state_dict
+
+    layout = network.layout
+    revision = located.revision or (EMBEDDED_REVISION if located.model_id == EMBEDDED_MODEL else None)
+    manifest = Manifest(
+        name=folder.name,
+        base_model=located.model_id,
+        base_revision=revision,
+        tokenizer_sha256=tokenizer.sha256,
+        vocab_size=layout.vocab_size,
+        end_id=layout.end_id,
+        token_names=layout.token_names,
+        taxonomy=tuple(HazardEntry(code=h.code, name=h.name, definition=h.definition) for h in MLCOMMONS),
+        window_tokens=layout.window_tokens,
+        overlap_tokens=layout.overlap_tokens,
+        context_tokens=layout.context_tokens,
+        calibration=validation.calibration,
+        training=config.model_dump(mode="json"),
+        metrics={k: v for k, v in dataclasses.asdict(validation).items() if k != "calibration"},
+        sources=tuple({"path": s.path, "rail": s.rail, "licence": s.licence} for s in config.sources),
+    )
+    state = get_peft_model_state_dict(network.peft, save_embedding_layers=False)
+    tensors = {name: tensor.detach().to(torch.bfloat16).cpu().contiguous() for name, tensor in state.items()}
+    header = {"format": "pt", "base_model": manifest.base_model, "base_revision": str(manifest.base_revision)}
+    header |= {"seed": str(config.seed), "config": config.model_dump_json()}
+    save_file(tensors, folder / ADAPTER_FILE, header)
+    network.peft.peft_config["default"].save_pretrained(str(folder))
+    manifest.write(folder)
+    return manifest

@@ -1,0 +1,135 @@
+"""Everything that decides a training run, in one frozen object that is saved into the artefact."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from guardrail_plugin.core.errors import ConfigError, did_you_mean
+from guardrail_plugin.core.verdict import Rail
+from guardrail_plugin.models.locate import EMBEDDED_MODEL
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - same API, for Python 3.10
+    import tomli as tomllib
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Strict):
+    """One JSONL file of the mix.
+
+    Attributes:
+        path: relative to a data folder given on the command line, or ``corpus:NAME`` for text shipped with the library.
+        rail: the task that its rows train.
+        rows: most rows drawn per epoch (a fresh draw each epoch); 0 = all.
+        repeat: how often each drawn row appears in an epoch.
+        licence: as its publisher states it; copied into the model card.
+        exclude_categories: rows whose category starts with one of these are left out.
+        max_chars: rows longer than this are left out (they cost more than they teach).
+    """
+
+    path: str
+    rail: Rail = "input"
+    rows: Annotated[int, Field(ge=0)] = 0
+    repeat: Annotated[int, Field(ge=1)] = 1
+    licence: str = "unstated"
+    exclude_categories: tuple[str, ...] = ()
+    max_chars: Annotated[int, Field(gt=0)] = 1600
+
+
+class Compose(_Strict):
+    """Frames filled with topics, drawn anew each epoch. Counts are rows per frame and epoch.
+
+    ``reframe`` names sources of the mix whose "How can I ...?" questions are also used as topics.
+    """
+
+    harmful_per_frame: Annotated[int, Field(ge=0)] = 20
+    harmless_per_frame: Annotated[int, Field(ge=0)] = 20
+    neutralised_per_frame: Annotated[int, Field(ge=0)] = 24
+    tool_call_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    padded_share: Annotated[float, Field(ge=0, le=1)] = 0.03
+    obfuscated_share: Annotated[float, Field(ge=0, le=1)] = 0.04
+    lowercase_share: Annotated[float, Field(ge=0, le=1)] = 0.10
+    reframe: tuple[str, ...] = ()
+
+
+class TrainConfig(_Strict):
+    """A training run. ``loss = detection + lambda_response * response``.
+
+    Attributes:
+        base: hub id or folder of the base model.
+        task: both heads of the multi-task loss, or one alone (for the ablation).
+        lora_rank, lora_alpha, lora_dropout: adapters on every linear layer (LoRA, arXiv 2106.09685).
+        learning_rate: peak for the adapters; token rows train at ``token_learning_rate``.
+        epochs: passes over the mix; a fraction stops early.
+        batch_tokens: padded tokens in one optimiser step.
+        max_tokens: longest training sequence; longer texts are cut in the middle.
+        response_share: share of harmful rows that carry a safeguard response.
+        wrong_label_share: share of those whose label token is replaced at random, so that ``[respond]`` alone forces
+            a response that fits the text.
+        label_smoothing: spread over the label tokens.
+        validation_fraction: share of the non-composed rows held out, by hash of the text.
+        threads: torch threads; 0 leaves torch's default.
+    """
+
+    base: str = EMBEDDED_MODEL
+    task: Literal["both", "detection", "response"] = "both"
+    seed: int = 0
+    lora_rank: Annotated[int, Field(ge=1)] = 16
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    token_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch_tokens: Annotated[int, Field(ge=64)] = 1024
+    max_tokens: Annotated[int, Field(ge=32)] = 256
+    lambda_response: Annotated[float, Field(ge=0)] = 0.5
+    response_share: Annotated[float, Field(ge=0, le=1)] = 0.15
+    wrong_label_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    threads: Annotated[int, Field(ge=0)] = 0
+    compose: Compose | None = None
+    sources: tuple[Source, ...] = ()
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    @classmethod
+    def from_toml(cls, path: Path) -> TrainConfig:
+        """Read a recipe.
+
+        Raises:
+            ConfigError: unreadable, not TOML, an unknown key or a value out of range.
+        """
+        try:
+            return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    known = {*TrainConfig.model_fields, *Source.model_fields, *Compose.model_fields}
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        path = ".".join(str(part) for part in item["loc"])
+        unknown = item["type"] == "extra_forbidden"
+        lines.append(
+            f"unknown key {path!r}{did_you_mean(str(item['loc'][-1]), known)}" if unknown else f"{path}: {item['msg']}"
+        )
+    return "; ".join(lines)

@@ -1,0 +1,242 @@
+"""The training loop: deterministic, resumable, one progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from guardrail_plugin.guardian.format import Layout
+from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
+from guardrail_plugin.models.load import default_device, load_causal_lm, model_folder
+from guardrail_plugin.models.locate import Located, locate
+from guardrail_plugin.training.artefact import save_artefact
+from guardrail_plugin.training.config import TrainConfig
+from guardrail_plugin.training.encode import Encoded, batches, encode
+from guardrail_plugin.training.loss import detection_loss, response_loss, total_loss
+from guardrail_plugin.training.mix import Pools, epoch_examples, read_pools
+from guardrail_plugin.training.network import GuardianNetwork
+from guardrail_plugin.training.validation import Validation, validate
+
+_CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """Where the artefact is and what validation said of it."""
+
+    folder: Path
+    steps: int
+    seconds: float
+    validation: Validation
+
+
+def train(
+    config: TrainConfig,
+    *,
+    data_folders: Sequence[Path],
+    out: Path,
+    device: str | None = None,
+    checkpoint_every_s: float = 300.0,
+    max_steps: int | None = None,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train a guardian and write its artefact to ``out``. A checkpoint in ``out`` is resumed.
+
+    Same config, data and number of processes give the same artefact on CPU: rows, order and initial values come from
+    the seed. Under ``torchrun`` every process takes its share of the batches and gradients are averaged; on a CPU that
+    other work shares, two processes of one thread beat one of two, which waits at every barrier.
+
+    Raises:
+        ConfigError: a source is missing or malformed.
+        ModelNotFoundError: the base is nowhere.
+    """
+    started = time.monotonic()
+    rank, world = join_world()
+    quiet = quiet or rank > 0
+    run = _Run.prepare(config, data_folders, device=device or default_device(), quiet=quiet)
+    run.rank, run.world = rank, world
+    out.mkdir(parents=True, exist_ok=True)
+    total = min(run.total_steps(), max_steps or 10**9)
+    done = run.resume(out / _CHECKPOINT)
+    saved_at = time.monotonic()
+    with tqdm(total=total, initial=done, desc="Training", disable=quiet, unit="step") as bar:
+        for step, batch in run.steps(done, total):
+            losses = run.step(batch, step, total)
+            bar.update()
+            if step % 20 == 0 and rank == 0:
+                bar.set_postfix(detection=f"{losses[0]:.3f}", response=f"{losses[1]:.3f}")
+                _log_line(out, {"step": step, "detection": losses[0], "response": losses[1]})
+            if rank == 0 and time.monotonic() - saved_at > checkpoint_every_s:
+                run.checkpoint(out / _CHECKPOINT, step + 1)
+                saved_at = time.monotonic()
+    validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
+    if rank == 0:
+        save_artefact(
+            out, network=run.network, config=config, located=run.located, tokenizer=run.tokenizer, validation=validation
+        )
+        (out / _CHECKPOINT).unlink(missing_ok=True)
+    return TrainResult(out, total, time.monotonic() - started, validation)
+
+
+@dataclass
+class _Run:
+    """State of one run. Not for reuse."""
+
+    config: TrainConfig
+    located: Located
+    tokenizer: FastContentTokenizer
+    layout: Layout
+    network: GuardianNetwork
+    pools: Pools
+    optimiser: torch.optim.AdamW
+    rank: int = 0
+    world: int = 1
+    per_epoch: int = 0
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, data_folders: Sequence[Path], *, device: str, quiet: bool) -> _Run:
+        torch.manual_seed(config.seed)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        located = locate(config.base)
+        folder = model_folder(located, quiet=quiet)
+        tokenizer = FastContentTokenizer(folder / "tokenizer.json")
+        base = load_causal_lm(folder, device=device, dtype=torch.float32)
+        end = base.generation_config.eos_token_id
+        layout = Layout(
+            vocab_size=base.get_input_embeddings().num_embeddings, end_id=end[0] if isinstance(end, list) else int(end)
+        )
+        network = GuardianNetwork(base, layout, tokenizer, config=config).to(device)
+        optimiser = torch.optim.AdamW(network.parameter_groups(config), betas=(0.9, 0.98))
+        for group in optimiser.param_groups:
+            group["peak"] = group["lr"]
+        return cls(config, located, tokenizer, layout, network, read_pools(config, data_folders), optimiser)
+
+    def encode_all(self, examples: Sequence[Any], *, epoch: int = 0) -> list[Encoded]:
+        rng = random.Random(f"encode:{self.config.seed}:{epoch}")
+        return [encode(e, self.layout, self.tokenizer, config=self.config, rng=rng) for e in examples]
+
+    def epoch(self, number: int) -> list[list[Encoded]]:
+        rows = self.encode_all(epoch_examples(self.config, self.pools, number), epoch=number)
+        rng = random.Random(f"order:{self.config.seed}:{number}")
+        return batches(rows, batch_tokens=self.config.batch_tokens, rng=rng)
+
+    def total_steps(self) -> int:
+        self.per_epoch = len(self.epoch(0)) // self.world
+        return max(1, round(self.per_epoch * self.config.epochs))
+
+    def steps(self, done: int, total: int) -> Iterator[tuple[int, list[Encoded]]]:
+        """Yield (step, batch) from ``done`` on. Every epoch is cut or repeated to the length of the first."""
+        step, number = 0, 0
+        while step < total:
+            needed = step + self.per_epoch > done
+            order = self.epoch(number)[self.rank :: self.world][: self.per_epoch] if needed else []
+            for batch in order:
+                if step >= total:
+                    return
+                if step >= done:
+                    yield step, batch
+                step += 1
+            step = step if order else step + self.per_epoch
+            number += 1
+
+    def step(self, batch: list[Encoded], step: int, total: int) -> tuple[float, float]:
+        config = self.config
+        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, should there be any, is a function of the step
+        scale = _schedule(step, total, config.warmup_fraction)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * scale
+        self.network.train()
+        label_logits, labels, response_logits, targets = self.network(batch)
+        detection = detection_loss(label_logits, labels, smoothing=config.label_smoothing)
+        if config.task == "response":
+            detection = detection * 0.0
+        response = response_loss(response_logits, targets)
+        weight = 1.0 if config.task == "response" else config.lambda_response
+        total_loss(detection, response, lambda_response=weight).backward()
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(detection.detach()), float(response.detach())
+
+    def _average_gradients(self) -> None:
+        """Mean over processes, as one flat message: thousands of small tensors would pay for latency."""
+        if self.world == 1:
+            return
+        gradients = [p.grad for _, p in self._trained() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def checkpoint(self, path: Path, step: int) -> None:
+        """Write trained tensors and optimiser moments: safetensors, moved into place at the end."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, parameter in self._trained():
+            tensors[f"p.{name}"] = parameter.detach().cpu()
+            state = self.optimiser.state.get(parameter, {})
+            tensors |= {f"{key}.{name}": state[key].cpu() for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
+        part = path.with_suffix(".part")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step), "config": self._digest()})
+        part.replace(path)
+
+    def resume(self, path: Path) -> int:
+        """Load a checkpoint of this very config, if there is one; return the step to go on from."""
+        if not path.is_file():
+            return 0
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as header:
+            metadata = header.metadata()
+        if metadata["config"] != self._digest():
+            return 0
+        tensors = load_file(path)
+        for name, parameter in self._trained():
+            parameter.data.copy_(tensors[f"p.{name}"])
+            keys = [key for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}.{name}" in tensors]
+            if keys:
+                self.optimiser.state[parameter] = {
+                    k: tensors[f"{k}.{name}"].to("cpu" if k == "step" else parameter.device) for k in keys
+                }
+        return int(metadata["step"])
+
+    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+
+    def _digest(self) -> str:
+        return self.config.model_dump_json()
+
+
+def join_world() -> tuple[int, int]:
+    """Return (rank, number of processes), joining torchrun's process group when started by it."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:  # torchrun's own variables
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _schedule(step: int, total: int, warmup_fraction: float) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the peak."""
+    warm = max(1, round(total * warmup_fraction))
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, total - warm)
+    return float(0.1 + 0.9 * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi))))
+
+
+def _log_line(out: Path, record: dict[str, Any]) -> None:
+    with (out / "history.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")

@@ -1,0 +1,104 @@
+"""The base model with LoRA adapters and trainable token rows, and the two read-outs that training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guardrail_plugin.core.hazards import MLCOMMONS
+from guardrail_plugin.guardian.format import Layout
+from guardrail_plugin.guardian.tokenizer import ContentTokenizer
+from guardrail_plugin.training.config import TrainConfig
+from guardrail_plugin.training.encode import Encoded
+
+_DESCRIPTIONS = {
+    "input": "user request",
+    "output": "assistant answer",
+    "tool_call": "tool call",
+    "tool_output": "document",
+    "turn": "\n",
+    "verdict": "verdict:",
+    "respond": "assistant",
+    "safe": "safe harmless",
+}
+
+
+class GuardianNetwork(nn.Module):
+    """A causal language model with LoRA on every linear layer and one trained row per added token.
+
+    The rows live in peft's trainable-token layer, which also feeds a tied output embedding, so the artefact is a plain
+    PEFT adapter.
+    """
+
+    def __init__(self, base: Any, layout: Layout, tokenizer: ContentTokenizer, *, config: TrainConfig) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        super().__init__()
+        self.layout = layout
+        added = len(layout.token_names)
+        base.resize_token_embeddings(layout.vocab_size + added, mean_resizing=False)
+        _initialise_rows(base.get_input_embeddings().weight, layout, tokenizer)
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules="all-linear",
+            trainable_token_indices=list(range(layout.vocab_size, layout.vocab_size + added)),
+            task_type="CAUSAL_LM",
+        )
+        self.peft = get_peft_model(base, lora)
+        self.body: Any = self.peft.get_base_model().model
+        self.head: Any = self.peft.get_base_model().lm_head
+        self.register_buffer("label_ids", torch.tensor(layout.label_ids), persistent=False)
+
+    def forward(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return label logits (B, K), labels (B,), response logits (R, V) and response targets (R,).
+
+        Right padding under a causal mask: no real position can see a padded one, so no attention mask is needed.
+        """
+        device = self.label_ids.device
+        longest = max(len(row.ids) for row in batch)
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)  # (B, L)
+        for i, row in enumerate(batch):
+            ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        ids = ids.to(device)
+        hidden = self.body(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, d)
+        at = torch.tensor([row.verdict_at for row in batch], device=device)
+        verdict = hidden[torch.arange(len(batch), device=device), at]  # (B, d)
+        weight = self._output_rows()  # (V, d)
+        label_logits = verdict @ weight[self.label_ids].T  # (B, K)
+        labels = torch.tensor([row.label for row in batch], device=device)
+        where = [(i, t) for i, row in enumerate(batch) for t in range(row.response_from, len(row.ids) - 1)]
+        rows = torch.tensor([i for i, _ in where], dtype=torch.long, device=device)
+        cols = torch.tensor([t for _, t in where], dtype=torch.long, device=device)
+        response_logits = hidden[rows, cols] @ weight.T  # (R, V)
+        return label_logits, labels, response_logits, ids[rows, cols + 1]
+
+    def _output_rows(self) -> Tensor:
+        """The output embedding (V, d) with the trained rows in place."""
+        layer = self.head
+        if hasattr(layer, "token_adapter"):
+            layer = layer.token_adapter
+        weight: Tensor = layer.get_merged_weights(["default"]) if hasattr(layer, "get_merged_weights") else layer.weight
+        return weight
+
+    def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+        """Adapters at ``learning_rate`` with decay, token rows at ``token_learning_rate`` without."""
+        trained = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        rows = [p for n, p in trained if "trainable_tokens" in n]
+        adapters = [p for n, p in trained if "trainable_tokens" not in n]
+        return [
+            {"params": adapters, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {"params": rows, "lr": config.token_learning_rate, "weight_decay": 0.0},
+        ]
+
+
+@torch.no_grad()
+def _initialise_rows(weight: Tensor, layout: Layout, tokenizer: ContentTokenizer) -> None:
+    """Start each added row at the mean embedding of words that describe it."""
+    for i, name in enumerate(layout.token_names):
+        words = _DESCRIPTIONS.get(name) or MLCOMMONS[name].name if name in MLCOMMONS or name in _DESCRIPTIONS else name
+        weight[layout.vocab_size + i] = weight[torch.tensor(tokenizer.encode(words))].mean(0)

@@ -1,0 +1,108 @@
+"""Training end to end on a tiny random base: same seed, same artefact; resume; load and judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from guardrail_plugin import Guardian, InferencePool  # noqa: E402
+from guardrail_plugin.core.errors import ConfigError  # noqa: E402
+from guardrail_plugin.guardian.manifest import ADAPTER_FILE, Manifest  # noqa: E402
+from guardrail_plugin.training.config import Source, TrainConfig  # noqa: E402
+from guardrail_plugin.training.loop import train  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts that two letters tell apart."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [{"text": f"zz {i} zz", "harmful": True, "category": "Illegal Activity / Drug"} for i in range(120)]
+    rows += [{"text": f"aa {i} aa", "harmful": False, "category": None} for i in range(120)]
+    (folder / "catqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tiny_base: Path) -> TrainConfig:
+    return TrainConfig(
+        base=str(tiny_base),
+        sources=(Source(path="catqa.jsonl", licence="own"),),
+        learning_rate=1e-2,
+        token_learning_rate=2e-2,
+        batch_tokens=256,
+        epochs=4,
+        response_share=0.2,
+        validation_fraction=0.15,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(config: TrainConfig, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    result = train(config, data_folders=[data], out=out, device="cpu", quiet=True)
+    assert result.validation.auroc["input"] > 0.95
+    return out
+
+
+def test_same_seed_same_bytes(config: TrainConfig, data: Path, trained: Path, tmp_path: Path) -> None:
+    train(config, data_folders=[data], out=tmp_path / trained.name, device="cpu", quiet=True)
+    assert (tmp_path / trained.name / ADAPTER_FILE).read_bytes() == (trained / ADAPTER_FILE).read_bytes()
+    assert (tmp_path / trained.name / "guardian.json").read_bytes() == (trained / "guardian.json").read_bytes()
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    config: TrainConfig, data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guardrail_plugin.training import loop
+
+    steps = 0
+    original = loop._Run.step
+
+    def stop_in_the_middle(self: loop._Run, *args: object) -> tuple[float, float]:
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            raise KeyboardInterrupt
+        return original(self, *args)  # type: ignore[arg-type]
+
+    out = tmp_path / trained.name
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "step", stop_in_the_middle)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, data_folders=[data], out=out, device="cpu", checkpoint_every_s=0, quiet=True)
+    assert (out / "checkpoint.safetensors").is_file()
+    train(config, data_folders=[data], out=out, device="cpu", quiet=True)
+    assert (out / ADAPTER_FILE).read_bytes() == (trained / ADAPTER_FILE).read_bytes()
+    assert not (out / "checkpoint.safetensors").exists()
+
+
+def test_the_artefact_says_what_it_is(config: TrainConfig, trained: Path, tiny_base: Path) -> None:
+    from safetensors import safe_open
+
+    manifest = Manifest.read(trained)
+    assert manifest.base_model == str(tiny_base)
+    assert TrainConfig(**manifest.training) == config
+    assert manifest.sources == ({"path": "catqa.jsonl", "rail": "input", "licence": "own"},)
+    with safe_open(trained / ADAPTER_FILE, "pt") as adapter:
+        metadata = adapter.metadata()
+    assert metadata["base_model"] == str(tiny_base)
+    assert json.loads(metadata["config"]) == manifest.training
+
+
+def test_what_was_trained_is_what_judges(trained: Path) -> None:
+    with InferencePool(devices=["cpu"]) as pool:
+        guardian = Guardian.load(trained, pool=pool)
+        harmful, harmless = guardian.check("zz 500 zz"), guardian.check("aa 500 aa")
+        assert (harmful.harmful, harmless.harmful) == (True, False)
+        assert harmful.hazard == "S2"
+        assert harmful.risk > 0.8 > 0.2 > harmless.risk
+
+
+def test_a_missing_data_file_is_named(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no file 'catqa\.jsonl'"):
+        train(config, data_folders=[], out=tmp_path, device="cpu", quiet=True)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from guardrail_plugin.core import errors
+from guardrail_plugin.core.conversation import Check, Message
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.hazards import MLCOMMONS, Hazard, Taxonomy
+from guardrail_plugin.core.verdict import Verdict
+
+TREE = {
+    "ConfigError": ("GuardrailError", "ValueError"),
+    "InputError": ("GuardrailError", "ValueError"),
+    "MissingDependencyError": ("GuardrailError", "ImportError"),
+    "BlockedError": ("GuardrailError",),
+    "GuardianError": ("GuardrailError",),
+    "VerdictParseError": ("GuardianError",),
+    "GuardianTimeout": ("GuardianError", "TimeoutError"),
+    "ModelNotFoundError": ("GuardrailError", "FileNotFoundError"),
+    "PoolError": ("GuardrailError",),
+    "PoolOverloaded": ("PoolError",),
+    "PoolClosed": ("PoolError",),
+    "InferenceError": ("PoolError",),
+    "ReplicaDead": ("PoolError",),
+    "SoftPromptMismatch": ("GuardrailError",),
+}
+
+
+def test_the_error_tree_is_the_documented_one() -> None:
+    found = {
+        name: tuple(base.__name__ for base in value.__bases__)
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.GuardrailError) and name != "GuardrailError"
+    }
+    assert found == TREE
+
+
+def test_the_taxonomy_is_mlcommons_and_prompt_injection() -> None:
+    assert MLCOMMONS.codes == (*(f"S{i}" for i in range(1, 15)), "PI")
+    assert MLCOMMONS["S9"].name == "Indiscriminate Weapons"
+    assert all(hazard.definition.endswith(".") for hazard in MLCOMMONS)
+
+
+@pytest.mark.parametrize(
+    "hazards",
+    [[], [Hazard("A", "a", "."), Hazard("A", "b", ".")], [Hazard("safe", "s", ".")], [Hazard(" ", "s", ".")]],
+)
+def test_a_taxonomy_refuses_bad_codes(hazards: list[Hazard]) -> None:
+    with pytest.raises(ConfigError):
+        Taxonomy.of(hazards)
+
+
+@pytest.mark.parametrize("risk", [-0.01, 1.01, float("nan"), float("inf")])
+def test_a_risk_is_a_probability(risk: float) -> None:
+    with pytest.raises(ValueError, match="risk is a probability"):
+        Verdict(harmful=True, risk=risk, threshold=0.5, hazards={}, hazard=None, rail="input", guardian_id="x")
+
+
+def test_a_verdict_survives_pickling_and_becomes_plain_json() -> None:
+    verdict = Verdict(
+        harmful=True, risk=0.75, threshold=0.5, hazards={"S1": 0.75}, hazard="S1", rail="input", guardian_id="x"
+    )
+    assert pickle.loads(pickle.dumps(verdict)) == verdict  # noqa: S301 - our own bytes
+    assert verdict.as_dict()["hazards"] == {"S1": 0.75}
+
+
+def test_repr_shows_no_text() -> None:
+    secret = "my secret words"
+    check = Check(secret, query=secret, context=(Message("user", secret),))
+    assert "secret" not in repr(check)
+    assert "secret" not in repr(check.context[0])
+    assert "secret" not in str(errors.BlockedError(None, rail="input"))

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.policy import HazardRule, Policy, RailRule
+from guardrail_plugin.core.verdict import Action, Rail, Verdict
+
+
+def verdict(
+    risk: float, *, rail: Rail = "input", threshold: float = 0.5, truncated: bool = False, **hazards: float
+) -> Verdict:
+    return Verdict(
+        harmful=risk >= threshold,
+        risk=risk,
+        threshold=threshold,
+        hazards=hazards,
+        hazard=max(hazards, key=hazards.__getitem__, default=None),
+        rail=rail,
+        guardian_id="test",
+        truncated=truncated,
+    )
+
+
+STRICT_S6 = Policy(hazards={"S6": HazardRule(threshold=0.9)})
+NO_S12 = Policy(hazards={"S12": HazardRule(action="allow")})
+ESCALATE_S7 = Policy(hazards={"S7": HazardRule(action="escalate")})
+
+
+@pytest.mark.parametrize(
+    ("policy", "given", "expected"),
+    [
+        (Policy(), verdict(0.5, S1=0.5), "block"),
+        (Policy(), verdict(0.499, S1=0.499), "allow"),
+        (Policy(threshold=0.8), verdict(0.7, S1=0.7), "allow"),
+        (Policy(threshold=0.2), verdict(0.3, S1=0.3), "block"),
+        (Policy(threshold=0.0), verdict(0.0), "block"),
+        (Policy(), verdict(0.3, threshold=0.25, S1=0.3), "block"),
+        (Policy(rails={"output": RailRule(threshold=0.9)}), verdict(0.6, rail="output", S1=0.6), "allow"),
+        (Policy(rails={"output": RailRule(threshold=0.9)}), verdict(0.6, S1=0.6), "block"),
+        (Policy(rails={"document": RailRule(action="escalate")}), verdict(0.9, rail="document", PI=0.9), "escalate"),
+        (STRICT_S6, verdict(0.7, S6=0.7), "allow"),
+        (STRICT_S6, verdict(0.95, S6=0.95), "block"),
+        (STRICT_S6, verdict(0.9, S6=0.3, S1=0.6), "block"),
+        (NO_S12, verdict(0.99, S12=0.99), "allow"),
+        (NO_S12, verdict(0.99, S12=0.4, S3=0.59), "block"),
+        (ESCALATE_S7, verdict(0.9, S7=0.9), "escalate"),
+        (ESCALATE_S7, verdict(0.9, S7=0.2, S1=0.7), "block"),
+        (Policy(), verdict(0.1, truncated=True, S1=0.1), "block"),
+        (Policy(on_truncated="allow"), verdict(0.1, truncated=True, S1=0.1), "allow"),
+        (Policy(on_truncated="allow"), verdict(0.9, truncated=True, S1=0.9), "block"),
+    ],
+)
+def test_action(policy: Policy, given: Verdict, expected: Action) -> None:
+    assert policy.action(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("on_blok = 'raise'", ["unknown key 'on_blok'", "did you mean 'on_block'?"]),
+        ("on_block = 'rais'", ["on_block", "'respond' or 'raise'"]),
+        ("[rials.input]\nthreshold = 0.5", ["unknown key 'rials'", "did you mean 'rails'?"]),
+        ("[rails.inputt]\nthreshold = 0.5", ["rails.inputt"]),
+        ("[rails.input]\ntreshold = 0.5", ["unknown key 'rails.input.treshold'", "did you mean 'threshold'?"]),
+        ("[hazards.S6]\nacton = 'allow'", ["unknown key 'hazards.S6.acton'", "did you mean 'action'?"]),
+        ("[hazards.S99]\naction = 'allow'", ["unknown hazard code 'S99'", "did you mean 'S9'?"]),
+        ("threshold = 1.5", ["threshold", "less than or equal to 1"]),
+        ("threshold = nan", ["threshold", "finite"]),
+        ("timeout_s = 0", ["timeout_s", "greater than 0"]),
+        ("threshold = ", ["not valid TOML"]),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_the_place(toml: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Policy.from_toml(toml)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_reads_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        'version = "2026-11"\non_failure = "raise"\n[rails.output]\nthreshold = 0.7\n[hazards.S12]\naction = "allow"\n'
+    )
+    policy = Policy.from_toml(file)
+    assert policy.version == "2026-11"
+    assert policy.on_failure == "raise"
+    assert policy.rails["output"].threshold == 0.7
+    assert policy.hazards["S12"].action == "allow"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
+        Policy.from_toml(tmp_path / "nowhere.toml")
+
+
+def test_a_policy_cannot_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Policy().on_block = "raise"  # type: ignore[misc]

@@ -1,0 +1,189 @@
+"""The input rail's logic, stepped by hand: no driver, no guardian."""
+
+from __future__ import annotations
+
+import pytest
+
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import (
+    BlockedError,
+    ConfigError,
+    GuardianError,
+    GuardianTimeout,
+    GuardrailError,
+    InferenceError,
+    InputError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    PoolClosed,
+    ReplicaDead,
+    VerdictParseError,
+)
+from guardrail_plugin.core.policy import HazardRule, OnFailure, Policy, RailRule
+from guardrail_plugin.flow import (
+    Allowed,
+    Answer,
+    Blocked,
+    Classify,
+    Effect,
+    Failed,
+    Outcome,
+    Respond,
+    Steps,
+    input_rail,
+)
+from guardrail_plugin.flow.outcomes import describe
+from guardrail_plugin.flow.rails import BLOCKED_RESPONSE, UNCHECKABLE_RESPONSE, UNJUDGED_RESPONSE, Uncheckable
+from guardrail_plugin.testing import verdict
+
+CHECK = Check("a secret question")
+HARMFUL = verdict(risk=0.9, hazard="S9")
+HARMLESS = verdict(risk=0.1, hazard="S9")
+
+NO_VERDICT = [
+    GuardianError("down"),
+    GuardianTimeout(30.0),
+    VerdictParseError("rubbish"),
+    PoolClosed("closed"),
+    InferenceError("bad item"),
+    ReplicaDead("gone"),
+]
+NOT_COVERED = [ConfigError("wrong"), MissingDependencyError("torch", extra="local"), ModelNotFoundError("nowhere")]
+
+
+def step_through(flow: Steps[Outcome], *answers: Answer) -> tuple[list[Effect], Outcome]:
+    """Send the answers and return the effects and the outcome. Fails if the flow wants fewer or more answers."""
+    effects: list[Effect] = []
+    script = iter(answers)
+    try:
+        effects.append(next(flow))
+        for answer in script:
+            effects.append(flow.send(answer))
+    except StopIteration as stop:
+        assert list(script) == []
+        outcome: Outcome = stop.value
+        return effects, outcome
+    raise AssertionError(f"the flow still waits for {effects[-1]}")
+
+
+def test_a_harmless_text_is_judged_once_and_goes_on() -> None:
+    effects, outcome = step_through(input_rail(CHECK, policy=Policy(timeout_s=7.0)), HARMLESS)
+    assert effects == [Classify(CHECK, 7.0)]
+    assert outcome == Allowed("input", HARMLESS)
+
+
+def test_a_harmful_text_is_answered_by_the_responder() -> None:
+    effects, outcome = step_through(input_rail(CHECK, policy=Policy(timeout_s=7.0)), HARMFUL, "Please talk to someone.")
+    assert effects == [Classify(CHECK, 7.0), Respond(CHECK, HARMFUL, 7.0)]
+    assert outcome == Blocked("input", "Please talk to someone.", HARMFUL, "block")
+
+
+@pytest.mark.parametrize("answer", ["", " \n", GuardianError("the responder is down"), HARMFUL])
+def test_a_responder_that_fails_does_not_lift_the_block(answer: Answer) -> None:
+    _, outcome = step_through(input_rail(CHECK, policy=Policy()), HARMFUL, answer)
+    assert outcome == Blocked("input", BLOCKED_RESPONSE, HARMFUL, "block")
+
+
+def test_raise_on_block_asks_for_no_response() -> None:
+    effects, outcome = step_through(input_rail(CHECK, policy=Policy(on_block="raise")), HARMFUL)
+    assert len(effects) == 1
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, BlockedError)
+    assert (outcome.error.verdict, outcome.error.rail) == (HARMFUL, "input")
+
+
+def test_escalation_blocks_until_there_is_a_handler() -> None:
+    policy = Policy(hazards={"S9": HazardRule(action="escalate")})
+    _, outcome = step_through(input_rail(CHECK, policy=policy), HARMFUL, "A person will look at this.")
+    assert outcome == Blocked("input", "A person will look at this.", HARMFUL, "escalate")
+
+
+def test_the_rail_rule_of_the_policy_counts() -> None:
+    policy = Policy(rails={"input": RailRule(threshold=0.05)})
+    _, outcome = step_through(input_rail(CHECK, policy=policy), HARMLESS, "No.")
+    assert isinstance(outcome, Blocked)
+
+
+@pytest.mark.parametrize("error", NO_VERDICT, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("on_failure", ["block", "allow", "raise"])
+def test_on_failure_decides_when_there_is_no_verdict(on_failure: OnFailure, error: GuardrailError) -> None:
+    effects, outcome = step_through(input_rail(CHECK, policy=Policy(on_failure=on_failure)), error)
+    expected: dict[str, Outcome] = {
+        "block": Blocked("input", UNJUDGED_RESPONSE, None, "block", error),
+        "allow": Allowed("input", None, error),
+        "raise": Failed("input", error),
+    }
+    assert outcome == expected[on_failure]
+    assert len(effects) == 1  # a guardian that gave no verdict is not asked for a response
+
+
+def test_a_failure_that_blocks_raises_when_blocks_raise() -> None:
+    error = GuardianError("down")
+    _, outcome = step_through(input_rail(CHECK, policy=Policy(on_block="raise")), error)
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, BlockedError)
+    assert outcome.error.verdict is None
+    assert outcome.error.__cause__ is error
+
+
+@pytest.mark.parametrize("error", NOT_COVERED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("on_failure", ["block", "allow", "raise"])
+def test_mistakes_of_the_caller_are_raised_whatever_on_failure_says(
+    on_failure: OnFailure, error: GuardrailError
+) -> None:
+    _, outcome = step_through(input_rail(CHECK, policy=Policy(on_failure=on_failure)), error)
+    assert outcome == Failed("input", error)
+
+
+def test_text_in_place_of_a_verdict_counts_as_none() -> None:
+    _, outcome = step_through(input_rail(CHECK, policy=Policy()), "safe")
+    assert isinstance(outcome, Blocked)
+    assert isinstance(outcome.error, GuardianError)
+
+
+@pytest.mark.parametrize("on_uncheckable", ["block", "allow", "raise"])
+def test_on_uncheckable_decides_when_there_is_no_text(on_uncheckable: OnFailure) -> None:
+    # The other switch must not matter.
+    policy = Policy(on_failure="allow" if on_uncheckable == "block" else "block")
+    effects, outcome = step_through(input_rail(Uncheckable("only image"), policy=policy, on_uncheckable=on_uncheckable))
+    assert effects == []
+    assert isinstance(outcome.error, InputError)
+    assert str(outcome.error) == "only image"
+    assert type(outcome) is {"block": Blocked, "allow": Allowed, "raise": Failed}[on_uncheckable]
+    assert not isinstance(outcome, Blocked) or outcome.response == UNCHECKABLE_RESPONSE
+
+
+def test_a_guardian_that_finds_no_text_is_uncheckable_too() -> None:
+    flow = input_rail(CHECK, policy=Policy(on_failure="allow"), on_uncheckable="block")
+    _, outcome = step_through(flow, InputError("nothing left after normalisation"))
+    assert isinstance(outcome, Blocked)
+
+
+@pytest.mark.parametrize("on_uncheckable", ["block", "allow", "raise"])
+def test_an_input_that_cannot_be_read_is_always_raised(on_uncheckable: OnFailure) -> None:
+    error = InputError("pass input_key")
+    _, outcome = step_through(input_rail(error, policy=Policy(on_failure="allow"), on_uncheckable=on_uncheckable))
+    assert outcome == Failed("input", error)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Allowed("input", HARMLESS), {"action": "allow", "risk": 0.1, "harmful": False, "error": None}),
+        (Allowed("input", None, GuardianTimeout(3)), {"action": "allow", "risk": None, "error": "GuardianTimeout"}),
+        (Blocked("input", "text", HARMFUL), {"action": "block", "hazard": "S9", "error": None}),
+        (Blocked("input", "text", HARMFUL, "escalate"), {"action": "escalate", "hazards": {"S9": 0.9}}),
+        (Failed("input", BlockedError(HARMFUL, rail="input"), HARMFUL), {"action": "block", "error": None}),
+        (Failed("input", PoolClosed("closed")), {"action": "block", "hazard": None, "error": "PoolClosed"}),
+    ],
+)
+def test_describe_gives_fields_and_no_text(outcome: Outcome, expected: dict[str, object]) -> None:
+    fields = describe(outcome, policy_version="v7")
+    assert expected.items() <= fields.items()
+    assert (fields["rail"], fields["policy_version"]) == ("input", "v7")
+    assert "text" not in repr(fields)
+
+
+def test_repr_of_effects_and_outcomes_hides_text() -> None:
+    shown = repr([Classify(CHECK, 1.0), Respond(CHECK, HARMFUL, 1.0), Blocked("input", "a secret answer", HARMFUL)])
+    assert "secret" not in shown
