@@ -1,4 +1,4 @@
-"""From threads to callers. Waiting is written once, as generators of futures; a sync and an async driver wait for these."""
+"""From threads to callers. Waiting is written once, as generators of futures, with a sync and an async driver."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import TypeAlias
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolError
@@ -56,7 +57,7 @@ def queue_in(queue: JobQueue, jobs: Sequence[AnyJob], *, wait: bool) -> Flow:
 
 
 def settle(queue: JobQueue, jobs: Sequence[AnyJob], *, wait: bool) -> Flow:
-    """Get the jobs into the queue and wait until each has its answer or error. Closing it withdraws what is not done."""
+    """Get the jobs into the queue and wait until each has its answer or error. Closing it withdraws the others."""
     try:
         yield from queue_in(queue, jobs, wait=wait)
         yield all_done([job.future.add_done_callback for job in jobs])
@@ -131,10 +132,8 @@ def all_done(subscribe: Sequence[Callable[[Callable[[object], None]], None]]) ->
             left -= 1
             last = left == 0
         if last:
-            try:
+            with suppress(InvalidStateError):  # the waiting task was cancelled
                 done.set_result(None)
-            except InvalidStateError:
-                pass  # the waiting task was cancelled
 
     for add_callback in subscribe:
         add_callback(one_less)

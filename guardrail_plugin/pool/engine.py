@@ -20,9 +20,7 @@ _RETIRE_AFTER = 5
 class Engine:
     """Started once, joined once."""
 
-    def __init__(
-        self, *, queue: JobQueue, factories: Mapping[str, ReplicaFactory], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, *, queue: JobQueue, factories: Mapping[str, ReplicaFactory], clock: Callable[[], float]) -> None:
         self._queue = queue
         self._factories = factories
         self._clock = clock
@@ -71,12 +69,14 @@ class Engine:
         """Called in the thread that dies."""
         if self._queue.phase == "closed":
             return
+        if slot.barren_deaths >= _RETIRE_AFTER:
+            self._queue.retire(slot)
+            return
         try:
-            if slot.barren_deaths < _RETIRE_AFTER:
-                return self._spawn(slot)
+            self._spawn(slot)
         except BaseException as error:  # no more threads, or the interpreter is shutting down
             _log.error("a pool thread could not be replaced: %s", type(error).__name__)
-        self._queue.retire(slot)
+            self._queue.retire(slot)
 
     def _keep_time(self) -> None:
         while True:
@@ -85,5 +85,5 @@ class Engine:
                     for job in due:
                         job.expire()
                 return
-            except BaseException as error:  # nobody else keeps the deadlines of running work
+            except BaseException as error:  # noqa: PERF203 - nobody else keeps the deadlines of running work
                 _log.error("the pool's timekeeper went on after %s", type(error).__name__)

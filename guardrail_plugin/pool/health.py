@@ -53,7 +53,7 @@ class TokenBudget:
 
 
 class Circuit:
-    """Whether one slot can run one model. Open: not now. After a pause that doubles each time, one try is let through."""
+    """Whether one slot can run one model. Open: not now. After a pause, doubled each time, one try is let through."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None

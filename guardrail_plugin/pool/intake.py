@@ -56,7 +56,9 @@ class Intake:
         """
         self._check()
         if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MAX_PRIORITY:
-            raise ConfigError(f"priority must be a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {priority!r}")
+            raise ConfigError(
+                f"priority must be a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {priority!r}"
+            )
         if timeout_s is None or timeout_s == math.inf:
             return Terms(None, None, priority)
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not math.isfinite(timeout_s):

@@ -1,4 +1,4 @@
-"""Run a batch so that one bad item fails alone: halve on failure, tell apart bad requests, full memory and dead replicas."""
+"""Run a batch so that one bad item fails alone: a failed batch is halved, a dead replica ends the search."""
 
 from __future__ import annotations
 

@@ -23,9 +23,7 @@ _RETRY_AFTER_MOST_S = 60.0
 class JobQueue(Ledger):
     """Thread-safe. Jobs that a method ends are answered by it, after it has let go of the lock."""
 
-    def __init__(
-        self, *, limits: Limits, slots: Sequence[Slot], max_attempts: int, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, *, limits: Limits, slots: Sequence[Slot], max_attempts: int, clock: Callable[[], float]) -> None:
         super().__init__(limits=limits, slots=slots, clock=clock)
         self._max_attempts = max_attempts
 
@@ -48,8 +46,8 @@ class JobQueue(Ledger):
             for model in {job.model for job in jobs}:
                 if (broken := self._broken(model, now)) is not None:
                     raise broken
-            if (late := next((job for job in jobs if job.deadline is not None and job.deadline <= now), None)) is not None:
-                raise GuardianTimeout(late.timeout_s or 0.0)
+            if late := [job for job in jobs if job.deadline is not None and job.deadline <= now]:
+                raise GuardianTimeout(late[0].timeout_s or 0.0)
             if not self._scheduler.could_fit(jobs):
                 raise self._too_large(jobs)
             if any(self._too_late(job, now) for job in jobs):

@@ -1,4 +1,4 @@
-"""One lane of the queue: waiting items of one model and one kind, in order of age and of length. No threads, no clock."""
+"""One lane of the queue: waiting items of one model and one kind, in order of age and of length. Pure."""
 
 from __future__ import annotations
 

@@ -93,10 +93,11 @@ class Ledger:
             while self.phase != "closed":
                 now = self._clock()
                 self._tally.rejected += self._tickets.expire(now)
+                self._room_was_made()
                 if due := self._expire(now):
                     return due
-                ends = [end for end in (self._scheduler.next_deadline(), self._tickets.next_deadline()) if end is not None]
-                self._timer_until = min(ends, default=None)
+                ends = (self._scheduler.next_deadline(), self._tickets.next_deadline())
+                self._timer_until = min((end for end in ends if end is not None), default=None)
                 self._timer.wait(None if self._timer_until is None else self._timer_until - now)
         return None
 

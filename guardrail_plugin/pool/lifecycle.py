@@ -58,7 +58,7 @@ class Lifecycle:
             raise
 
     def close(self, *, drain_s: float | None = None) -> None:
-        """Admit no more, finish what is queued for at most ``drain_s``, fail the rest with ``PoolClosed``, join the threads.
+        """Admit no more, finish the queue within ``drain_s``, fail the rest with ``PoolClosed``, join the threads.
 
         Idempotent; a second caller waits for the first. In a forked child it does nothing. From one of the pool's own
         threads (a done-callback) it does not drain. A thread that is stuck inside a replica is not waited for.

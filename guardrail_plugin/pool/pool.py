@@ -14,7 +14,14 @@ from guardrail_plugin.pool.intake import Intake
 from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import AnyJob
 from guardrail_plugin.pool.lifecycle import Lifecycle
-from guardrail_plugin.pool.protocol import GenerateRequest, Generation, ReplicaFactory, Request, ScoreRequest, ScoreResult
+from guardrail_plugin.pool.protocol import (
+    GenerateRequest,
+    Generation,
+    ReplicaFactory,
+    Request,
+    ScoreRequest,
+    ScoreResult,
+)
 from guardrail_plugin.pool.scheduler import Limits
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.stats import PoolStats
@@ -36,8 +43,8 @@ class InferencePool(Lifecycle):
         max_batch: rows of a batch.
         max_batch_tokens: tokens of a batch, padding counted. A single request larger than this runs alone.
         drain_s: how long leaving the pool waits for queued work.
-        on_full: ``"reject"`` raises ``PoolOverloaded``; ``"wait"`` holds the caller back until there is room or its time
-            is up (``submit`` and ``submit_many`` then block their thread: event loops use the ``a...`` methods).
+        on_full: ``"reject"`` raises ``PoolOverloaded``; ``"wait"`` holds the caller back until there is room or
+            its time is up (``submit`` and ``submit_many`` then block their thread: event loops use the ``a...`` ones).
         max_score_streak: score batches that may pass while a decode waits for its next step.
         max_decodes: decodes in progress per slot.
         max_attempts: replicas that may die under one request before it fails.
@@ -152,8 +159,8 @@ class InferencePool(Lifecycle):
                 mends: submit that in parts, or use ``score_many``, which does. Else as ``submit``.
         """
         terms = self._intake.terms(timeout_s=timeout_s, priority=priority)
-        scores = [self._intake.score(request, terms) for request in requests if isinstance(request, ScoreRequest)]
-        decodes = [self._intake.generate(request, terms) for request in requests if isinstance(request, GenerateRequest)]
+        scores = [self._intake.score(r, terms) for r in requests if isinstance(r, ScoreRequest)]
+        decodes = [self._intake.generate(r, terms) for r in requests if isinstance(r, GenerateRequest)]
         if scores and decodes:
             raise ConfigError("submit_many takes score requests or generate requests, not both in one list")
         self._enter([*scores, *decodes])
@@ -200,7 +207,7 @@ class InferencePool(Lifecycle):
     def stream(
         self, request: GenerateRequest, *, timeout_s: float | None = None, priority: int = 0
     ) -> Generator[int, None, None]:
-        """Decode and yield token ids as they come. Submits at the first ``next``; raises what ``submit`` and its future do.
+        """Decode and yield token ids as they come. Submits at the first ``next``; raises as ``generate`` does.
 
         Cancellation: ``break``, ``close`` or dropping the last reference stops the decode before its next step.
         """

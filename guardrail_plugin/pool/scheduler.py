@@ -1,4 +1,4 @@
-"""What runs next: a pure state machine. No threads, no clock of its own, no futures; every policy is tested without a sleep.
+"""What runs next: a pure state machine. No threads, no clock of its own, no futures.
 
 An item is ``new``, then ``queued``, then ``running``, then ``done``; ``requeue`` takes it back from running to queued.
 Whoever makes it ``done`` (``finish`` or ``expire``) is the only one who may answer it: so each leaves exactly once.
@@ -102,7 +102,7 @@ class Scheduler(Generic[ItemT]):
         return min((item for item in fronts if item), key=lambda item: (item.age_key, item.seq), default=None)
 
     def take(self, anchor: ItemT, room: Room, *, owner: int | None = None) -> list[ItemT]:
-        """Start a batch around ``anchor`` (from ``oldest``): its own kind and model, nearest lengths, within ``room``."""
+        """Start a batch around ``anchor`` (from ``oldest``): its kind and model, nearest lengths, within ``room``."""
         batch = self._lanes[anchor.model, anchor.kind].around(anchor, room)
         for item in batch:
             item.owner = owner  # before the state, so that recovery finds it wherever a dying thread stops
@@ -162,7 +162,7 @@ class Scheduler(Generic[ItemT]):
 
 
 class Turns:
-    """Who goes next on one slot: verdicts first, but decoding gets a turn after at most ``max_score_streak`` batches."""
+    """Who goes next on one slot: verdicts first, but decoding gets a turn after ``max_score_streak`` of them."""
 
     def __init__(self, max_score_streak: int) -> None:
         self._max_streak = max_score_streak
@@ -175,5 +175,3 @@ class Turns:
             return "score"
         self._streak = 0
         return "generate" if generate else None
-
-

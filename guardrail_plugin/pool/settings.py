@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 
 AUTO_DEVICE = "auto"
-"""Handed to the factories where the caller names no device: the factory knows what the machine has, the pool does not."""
+"""Handed to the factories where the caller names no device: they know what the machine has, the pool does not."""
 
 
 def positive(**settings: int) -> None:

@@ -1,4 +1,4 @@
-"""What is known about one slot: a place on a device where one thread runs replicas. Read and written under the pool's lock."""
+"""What is known about one slot, a place on a device where one thread runs replicas. Guarded by the pool's lock."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from guardrail_plugin.core.errors import GuardianTimeout
@@ -37,10 +38,8 @@ class Ticket:
     def decide(self, error: Exception | None = None) -> None:
         """Wake the caller."""
         self.error = error
-        try:
+        with suppress(InvalidStateError):  # the waiting task was cancelled
             self.decided.set_result(None)
-        except InvalidStateError:
-            pass  # the waiting task was cancelled
 
 
 class Tickets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import reduce
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,13 +15,17 @@ def joined(parts: Sequence[T]) -> T:
 
     The wrapped Runnable is given this value too, so that it sees exactly what was judged.
     """
-    whole = parts[0]
-    for part in parts[1:]:
-        try:
-            whole = whole + part  # type: ignore[operator]
-        except TypeError:
-            whole = part
-    return whole
+    return reduce(_added, parts)
+
+
+def _added(whole: T, part: T) -> T:
+    if not hasattr(whole, "__add__"):
+        return part
+    try:
+        added: T = whole + part
+    except TypeError:
+        return part
+    return added
 
 
 @asynccontextmanager

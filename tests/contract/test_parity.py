@@ -55,7 +55,9 @@ class Case:
 
 def _forms(text: str) -> dict[str, tuple[object, dict[str, Any]]]:
     blocks: list[str | dict[str, Any]] = [
-        {"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}]
+        {"type": "text", "text": text},
+        {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}},
+    ]
     earlier = [SystemMessage("Be brief."), HumanMessage("Hello"), AIMessage("Hello!")]
     return {
         "str": (text, {}),

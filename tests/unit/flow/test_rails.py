@@ -58,7 +58,7 @@ def step_through(flow: Steps[Outcome], *answers: Answer) -> tuple[list[Effect], 
     try:
         effects.append(next(flow))
         for answer in script:
-            effects.append(flow.send(answer))
+            effects.append(flow.send(answer))  # noqa: PERF401 - a generator would turn the end into an error
     except StopIteration as stop:
         assert list(script) == []
         outcome: Outcome = stop.value

@@ -14,6 +14,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import (
     ConfigurableField,
+    Runnable,
     RunnableConfig,
     RunnableGenerator,
     RunnableLambda,
@@ -158,9 +159,10 @@ def test_output_streams_while_the_chain_still_runs() -> None:
             yield word
         steps.append("done")
 
-    chain = RunnablePassthrough() | guard(RunnableGenerator(talk), guardian=allow_all(), output_type=str)
+    words: Runnable[Any, str] = RunnableGenerator(talk)
+    chain: Runnable[Any, str] = RunnablePassthrough() | guard(words, guardian=allow_all(), output_type=str)
     for chunk in chain.stream("hi"):
-        steps.append(f"got {chunk}")
+        steps.append(f"got {chunk}")  # noqa: PERF401 - the order of the two is what is tested
     assert steps == ["made a", "got a", "made b", "got b", "done"]
 
 
@@ -252,10 +254,11 @@ def test_pipes_make_new_objects_and_leave_the_guard_as_it_was() -> None:
     chain = guard(SHOUT, guardian=ScriptedGuardian(RULE))
     first, second = chain | (lambda text: f"{text}1"), chain | (lambda text: f"{text}2")
     assert isinstance(first, RunnableSequence)
+    assert isinstance(second, RunnableSequence)
     assert (first.invoke("a"), second.invoke("a"), chain.invoke("a")) == ("A1", "A2", "A")
     assert first.steps[0] is second.steps[0] is chain
     with pytest.raises(Exception, match="frozen"):
-        chain.policy = Policy(on_failure="allow")
+        setattr(chain, "policy", Policy(on_failure="allow"))  # noqa: B010
 
 
 async def test_one_guard_serves_concurrent_requests_without_mixing_their_configs() -> None:
@@ -280,7 +283,7 @@ def test_settings_can_be_made_configurable() -> None:
 
 
 def test_assign_and_map() -> None:
-    chain = guard(SHOUT, guardian=ScriptedGuardian(RULE))
+    chain: Runnable[Any, Any] = guard(SHOUT, guardian=ScriptedGuardian(RULE))
     assert RunnablePassthrough.assign(answer=chain).invoke({"question": "BOMB"})["answer"] == BLOCK
     assert chain.map().invoke(["a", "BOMB"]) == ["A", BLOCK]
 

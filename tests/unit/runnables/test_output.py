@@ -98,12 +98,14 @@ def test_an_unknown_output_type_is_refused_at_construction(name: str) -> None:
 
 
 def test_an_unknown_output_type_is_no_matter_where_no_response_is_needed() -> None:
-    for settings in (
+    several: list[dict[str, Any]] = [
         {"on_block": "raise"},
-        {"on_block": lambda v, r: {"v": v, "r": r}},
+        {"on_block": lambda *given: given},
         {"policy": Policy(on_block="raise")},
-    ):
-        assert guard(RunnablePassthrough(), guardian=allow_all(), **settings).invoke("hi") == "hi"
+    ]
+    plain: RunnablePassthrough[str] = RunnablePassthrough()
+    for settings in several:
+        assert guard(plain, guardian=allow_all(), **settings).invoke("hi") == "hi"
 
 
 def test_a_function_decides_the_output_and_sees_verdict_and_response() -> None:
@@ -118,7 +120,9 @@ def test_a_function_decides_the_output_and_sees_verdict_and_response() -> None:
 def test_the_wrappers_on_block_wins_over_the_policys() -> None:
     raising = Policy(on_block="raise")
     assert guard(RunnableLambda(to_text), guardian=block_all(), policy=raising, on_block="respond").invoke("x")
-    answered: Runnable[Any, Any] = guard(RunnablePassthrough(), guardian=block_all(), policy=raising, on_block=lambda *_: 7)
+    answered: Runnable[Any, Any] = guard(
+        RunnablePassthrough(), guardian=block_all(), policy=raising, on_block=lambda *_: 7
+    )
     assert answered.invoke("x") == 7
 
 

@@ -57,7 +57,11 @@ JUDGED: dict[str, tuple[object, str, tuple[Message, ...]]] = {
     "no user message": ([S("s"), TOOL], "s\nfound it", ()),
     "unknown roles are the user's": ([ChatMessage(content="hi", role="visitor")], "hi", ()),
     "chat message roles": (
-        [ChatMessage(content="a", role="User"), ChatMessage(content="b", role="Assistant"), ChatMessage(content="c", role="user")],
+        [
+            ChatMessage(content="a", role="User"),
+            ChatMessage(content="b", role="Assistant"),
+            ChatMessage(content="c", role="user"),
+        ],
         "c",
         turns(("user", "a"), ("assistant", "b")),
     ),

@@ -1,0 +1,97 @@
+"""The files that make up a standard evaluation, by name, in a folder laid out like the project's data folder."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.verdict import Rail
+from guardrail_plugin.evals.dataset import EvalFile
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - same API, for Python 3.10
+    import tomli as tomllib
+
+SUITES_FILE = Path(__file__).parent / "suites.toml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SuiteEntry(_Strict):
+    """One entry of ``suites.toml``; the fields are those of ``EvalFile``, the path is relative to the data folder."""
+
+    path: str
+    rail: Rail | None = None
+    name: str = ""
+    categories: tuple[str, ...] = ()
+    held_out: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def file(self, folder: Path) -> EvalFile:
+        """Return the file in a data folder."""
+        return EvalFile(
+            folder / self.path, rail=self.rail, name=self.name, categories=self.categories, held_out=self.held_out
+        )
+
+
+class _Suites(_Strict):
+    files: tuple[SuiteEntry, ...]
+
+
+def entries(toml: Path = SUITES_FILE) -> tuple[SuiteEntry, ...]:
+    """Read the entries of a suite file.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or has an unknown key or a value out of range.
+    """
+    try:
+        return _Suites(**tomllib.loads(toml.read_text(encoding="utf-8"))).files
+    except OSError as error:
+        raise ConfigError(f"cannot read the suite {toml}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{toml} is not valid TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigError(f"{toml}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def load_suite(folder: Path) -> list[EvalFile]:
+    """Return the suite's files in a data folder.
+
+    Raises:
+        ConfigError: files are missing; a part of the suite would give totals that compare with nothing.
+    """
+    files = [entry.file(folder) for entry in entries()]
+    missing = sorted({str(file.path.relative_to(folder)) for file in files if not file.path.is_file()})
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise ConfigError(f"{folder} lacks files of the suite: {shown}")
+    return files
+
+
+def with_unique_names(files: Sequence[EvalFile]) -> list[EvalFile]:
+    """Give files of one name their folder's name in front, so that each has its own scores file.
+
+    Raises:
+        ConfigError: the same file and selection is named twice.
+    """
+    named = [replace(file, name=f"{file.path.parent.name}-{file.name}") if many else file for file, many in _counted(files)]
+    twice = [file for file, many in _counted(named) if many]
+    if twice:
+        raise ConfigError(f"{twice[0].path} is named twice")
+    return named
+
+
+def _counted(files: Iterable[EvalFile]) -> list[tuple[EvalFile, bool]]:
+    listed = list(files)
+    counts = Counter(file.name for file in listed)
+    return [(file, counts[file.name] > 1) for file in listed]
