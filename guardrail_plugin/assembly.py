@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,10 @@ from guardrail_plugin.guardian.manifest import ADAPTER_FILE, MANIFEST_FILE, Mani
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.load import model_folder
 from guardrail_plugin.models.locate import locate
+from guardrail_plugin.models.shared import shared_factory
 
 if TYPE_CHECKING:
     from guardrail_plugin.pool import InferencePool
-    from guardrail_plugin.pool.protocol import Replica
 
 EMBEDDED_GUARDIAN = Path(__file__).parent / "weights" / "default"
 
@@ -40,34 +39,24 @@ def load_guardian(
     )
     base_folder = model_folder(located)
     tokenizer = FastContentTokenizer(base_folder / "tokenizer.json")
+    if tokenizer.sha256 != manifest.tokenizer_sha256:
+        raise ConfigError(f"{located.path} has another vocabulary than {manifest.base_model}, the base of {folder}")
     key = f"{manifest.name}-{_short_hash(folder / ADAPTER_FILE)}"
     if pool is None:
         from guardrail_plugin.pool.default import default_pool
 
         pool = default_pool()
-    pool.register(key, replica_factory(base_folder, folder, manifest))
+    load = partial(_load_merged, base_folder, folder, manifest)
+    pool.register(key, shared_factory(load, first_suppressed=manifest.vocab_size))
     return Guardian(manifest=manifest, tokenizer=tokenizer, pool=pool, model_key=key, max_windows=max_windows)
 
 
-def replica_factory(base_folder: Path, adapter: Path | None, manifest: Manifest) -> Callable[[str], Replica]:
-    """Return a factory whose replicas on one device share one copy of the weights."""
-    lock = threading.Lock()
-    loaded: dict[str, Any] = {}
+def _load_merged(base_folder: Path, adapter: Path, manifest: Manifest, *, device: str) -> Any:
+    """Return the base with the guardian's adapter merged into it."""
+    from guardrail_plugin.models.load import apply_adapter, load_causal_lm
 
-    def build(device: str) -> Replica:
-        from guardrail_plugin.models.load import apply_adapter, load_causal_lm
-        from guardrail_plugin.models.torch_replica import TorchReplica
-
-        with lock:
-            if device not in loaded:
-                model = load_causal_lm(base_folder, device=device)
-                if adapter is not None:
-                    added = len(manifest.token_names)
-                    model = apply_adapter(model, adapter, vocab_size=manifest.vocab_size, added_tokens=added)
-                loaded[device] = model
-        return TorchReplica(model=loaded[device], device=device, first_suppressed=manifest.vocab_size)
-
-    return build
+    model = load_causal_lm(base_folder, device=device)
+    return apply_adapter(model, adapter, vocab_size=manifest.vocab_size, added_tokens=len(manifest.token_names))
 
 
 def _guardian_folder(model: str | Path | None, *, offline: bool) -> Path:

@@ -231,8 +231,7 @@ def _why_empty(file: EvalFile, rail: Rail, rows: list[Mapping[str, object]]) -> 
     if not rows:
         return f"{file.path}: the file is empty"
     label = "response_harmful" if rail == "output" else "harmful"
-    near = next((word for key in rows[0] if key not in _KNOWN_KEYS and (word := did_you_mean(key, [label]))), "")
-    hint = " (a key is misspelt?)" if near else ""
+    hint = did_you_mean(label, [key for key in rows[0] if key not in _KNOWN_KEYS])
     return f"{file.path}: no row of the selection has a label in {label!r}{hint}; nothing to measure on the {rail} rail"
 
 

@@ -49,7 +49,7 @@ class Manifest(_Strict):
     Attributes:
         name: what verdicts carry as ``guardian_id``.
         base_model, base_revision: the base whose weights the adapter changes.
-        tokenizer_sha256: of the base's ``tokenizer.json``; a different tokenizer is an error at load.
+        tokenizer_sha256: of the base's vocabulary; another vocabulary is an error at load.
         vocab_size: rows of the base's embedding in front of the added tokens.
         token_names: names of the added tokens, in row order; must be what ``Layout`` derives.
         calibration: per rail.

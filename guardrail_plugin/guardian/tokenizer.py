@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +30,11 @@ class FastContentTokenizer:
     Special tokens of the base sit in its list of added tokens. With that list empty, the byte-level model has only
     its merges, and none of them builds a special token's string. ``reserved`` is what it checks after every call.
 
+    Attributes:
+        sha256: of the vocabulary (token and id), which is what weights depend on; files that write the same vocabulary
+            differently (a hub's, a GGUF conversion's) agree.
+        reserved: ids of the base's special tokens.
+
     Raises:
         MissingDependencyError: ``tokenizers`` is not installed.
         ModelNotFoundError: there is no ``tokenizer.json`` in the folder.
@@ -42,9 +47,8 @@ class FastContentTokenizer:
             raise MissingDependencyError("tokenizers", extra="local") from None
         if not tokenizer_json.is_file():
             raise ModelNotFoundError(f"no tokenizer.json at {tokenizer_json}")
-        raw = tokenizer_json.read_bytes()
-        spec = json.loads(raw)
-        self.sha256 = hashlib.sha256(raw).hexdigest()
+        spec = json.loads(tokenizer_json.read_bytes())
+        self.sha256 = _vocabulary_sha256(spec["model"]["vocab"])
         self.reserved = frozenset(int(token["id"]) for token in spec["added_tokens"])
         spec["added_tokens"] = []
         spec["post_processor"] = None
@@ -64,3 +68,10 @@ class FastContentTokenizer:
         kept = [i for i in token_ids if i < size and i not in self.reserved]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=False)
         return text
+
+
+def _vocabulary_sha256(vocabulary: Mapping[str, int]) -> str:
+    digest = hashlib.sha256()
+    for token, number in sorted(vocabulary.items(), key=lambda entry: entry[1]):
+        digest.update(f"{number}\t{token}\n".encode())
+    return digest.hexdigest()

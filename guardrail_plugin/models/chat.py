@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guardrail_plugin.models.load import model_folder
+from guardrail_plugin.models.load import load_causal_lm, model_folder
 from guardrail_plugin.models.locate import EMBEDDED_MODEL, locate
+from guardrail_plugin.models.shared import shared_factory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from guardrail_plugin.models.chat_template import ChatTemplate
     from guardrail_plugin.pool import InferencePool
-    from guardrail_plugin.pool.protocol import Replica
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LocalChat:
         folder = model_folder(located)
         template = ChatTemplate(folder)
         key = f"chat:{located.model_id}"
-        pool.register(key, _factory(folder))
+        pool.register(key, shared_factory(partial(load_causal_lm, folder)))
         return cls(key, template, _stop_ids(folder, template))
 
     def encode(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, ...]:
@@ -57,19 +57,3 @@ def _stop_ids(folder: Path, template: ChatTemplate) -> frozenset[int]:
         configured = GenerationConfig.from_pretrained(folder).eos_token_id
         ends |= set(configured) if isinstance(configured, list) else {configured}
     return frozenset(int(end) for end in ends if end is not None)
-
-
-def _factory(folder: Path) -> Any:
-    lock = threading.Lock()
-    loaded: dict[str, Any] = {}
-
-    def build(device: str) -> Replica:
-        from guardrail_plugin.models.load import load_causal_lm
-        from guardrail_plugin.models.torch_replica import TorchReplica
-
-        with lock:  # replicas of one device share the weights
-            if device not in loaded:
-                loaded[device] = load_causal_lm(folder, device=device)
-        return TorchReplica(model=loaded[device], device=device)
-
-    return build

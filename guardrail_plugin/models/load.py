@@ -27,6 +27,11 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def resolve_device(device: str) -> str:
+    """Return the device itself, or the best there is for ``"auto"``."""
+    return default_device() if device == "auto" else device
+
+
 def default_dtype(device: str) -> Any:
     """Return bfloat16 on CUDA, float32 elsewhere (CPUs without AVX512-BF16 run bfloat16 about 9 times slower)."""
     torch = import_torch()
@@ -48,7 +53,11 @@ def import_torch() -> Any:
 
 
 def load_causal_lm(folder: Path, *, device: str = "cpu", dtype: Any = None, trust_remote_code: bool = False) -> Any:
-    """Return a causal language model in evaluation mode on a device."""
+    """Return a causal language model in evaluation mode on a device.
+
+    Raises:
+        MissingDependencyError: torch or transformers is not installed.
+    """
     import_torch()
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging

@@ -266,7 +266,7 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
         whole = joined(parts)
         [outcome] = await self._stage.ajudge([whole], [run_manager])
         if isinstance(outcome, Allowed):
-            async with closing(self.runnable.astream(parts[0], config, **kwargs)) as chunks:
+            async with closing(self.runnable.astream(whole, config, **kwargs)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         else:

@@ -40,15 +40,40 @@ class Call:
         return len(self.requests)
 
 
+class Hold:
+    """An ``on_call`` that keeps a replica busy: blocks calls of one kind until ``release``.
+
+    Attributes:
+        entered: set when the first such call has come.
+    """
+
+    def __init__(self, kind: CallKind = "score", *, most_s: float = 30.0) -> None:
+        self.entered = threading.Event()
+        self._kind = kind
+        self._most_s = most_s
+        self._released = threading.Event()
+
+    def __call__(self, call: Call) -> None:
+        if call.kind == self._kind:
+            self.entered.set()
+            if not self._released.wait(self._most_s):
+                raise TimeoutError(f"nobody released the hold within {self._most_s:g} s")
+
+    def release(self) -> None:
+        """Let this call and all later ones through."""
+        self._released.set()
+
+
 class ScriptedReplica:
     """Answers as told, and fails as told. Give ``replica.factory`` to ``InferencePool.register``.
 
     Args:
         logprobs: request -> log-probabilities of its label tokens. Default: all alike.
         tokens: request -> token ids that it decodes to. Default: 0, 1, 2, ... up to ``max_new_tokens``.
-        on_call: told of each call before it is answered, in the pool's thread. What it raises, the replica raises; while
-            it blocks (on an event, say), the replica is busy.
-        fail: request -> error that the whole batch raises, or ``None``. ``SystemExit`` or ``ReplicaDead`` kill the replica.
+        on_call: told of each call before it is answered, in the pool's thread. What it raises, the replica raises;
+            while it blocks (``Hold`` does), the replica is busy.
+        fail: request -> error that the whole batch raises, or ``None``. ``SystemExit`` or ``ReplicaDead`` kill the
+            replica.
         max_rows: a batch with more rows is out of memory.
 
     Attributes:

@@ -33,6 +33,7 @@ class Source(_Strict):
         licence: as its publisher states it; copied into the model card.
         exclude_categories: rows whose category starts with one of these are left out.
         max_chars: rows longer than this are left out (they cost more than they teach).
+        drop_overlaps: leave out rows that overlap with an evaluation text, instead of failing the run.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Source(_Strict):
     licence: str = "unstated"
     exclude_categories: tuple[str, ...] = ()
     max_chars: Annotated[int, Field(gt=0)] = 1600
+    drop_overlaps: bool = False
 
 
 class Compose(_Strict):
@@ -77,6 +79,7 @@ class TrainConfig(_Strict):
         label_smoothing: spread over the label tokens.
         validation_fraction: share of the non-composed rows held out, by hash of the text.
         threads: torch threads; 0 leaves torch's default.
+        evaluation: files that no training text may overlap with; a source that does fails the run.
     """
 
     base: str = EMBEDDED_MODEL
@@ -99,6 +102,7 @@ class TrainConfig(_Strict):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.02
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     threads: Annotated[int, Field(ge=0)] = 0
+    evaluation: tuple[str, ...] = ()
     compose: Compose | None = None
     sources: tuple[Source, ...] = ()
 

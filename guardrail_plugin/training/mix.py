@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.training.compose import Topic, compose, reframed
 from guardrail_plugin.training.config import Source, TrainConfig
-from guardrail_plugin.training.rows import Example, held_out, iter_corpus, load_source
+from guardrail_plugin.training.decontaminate import Evaluation, query_of
+from guardrail_plugin.training.rows import Example, held_out, iter_corpus, load_source, resolve
 from guardrail_plugin.training.rows import draw as draw_rows
 
 
@@ -22,13 +24,19 @@ class Pools:
     validation: tuple[Example, ...]
     responses: Mapping[str, tuple[tuple[str, str], ...]]  # hazard code → (theme, response)
     topics: tuple[Topic, ...] = ()  # re-framed questions of the training rows
+    evaluation: Evaluation | None = None
 
 
 def read_pools(config: TrainConfig, data_folders: Sequence[Path]) -> Pools:
-    """Read every source and split off the validation rows (by hash of the text: a row never changes sides)."""
+    """Read every source and split off the validation rows (by hash of the text: a row never changes sides).
+
+    Raises:
+        ConfigError: a file is missing or malformed, or a source overlaps with an evaluation file.
+    """
+    evaluation = Evaluation.of_files([resolve(path, data_folders) for path in config.evaluation])
     train, validation = [], []
     for source in config.sources:
-        examples = load_source(source, data_folders)
+        examples = _clean(source, load_source(source, data_folders), evaluation)
         kept = [e for e in examples if not held_out(e, config.validation_fraction)]
         held = [e for e in examples if held_out(e, config.validation_fraction)]
         train.append((source, tuple(kept)))
@@ -40,7 +48,20 @@ def read_pools(config: TrainConfig, data_folders: Sequence[Path]) -> Pools:
     reframed_rows = (reframed(e) for source, rows in train if source.path in wanted for e in rows)
     topics = tuple(topic for topic in reframed_rows if topic is not None)
     written = {code: tuple(found) for code, found in responses.items()}
-    return Pools(tuple(train), tuple(validation), written, topics)
+    return Pools(tuple(train), tuple(validation), written, topics, evaluation)
+
+
+def _clean(source: Source, examples: Sequence[Example], evaluation: Evaluation) -> list[Example]:
+    """Return the examples that overlap with no evaluation text.
+
+    Raises:
+        ConfigError: there are others, and the source does not say ``drop_overlaps``.
+    """
+    hits = {hit.index: hit.file for hit in evaluation.hits([query_of(example) for example in examples])}
+    if hits and not source.drop_overlaps:
+        files = ", ".join(sorted(set(hits.values())))
+        raise ConfigError(f"{len(hits)} rows of {source.path} overlap with evaluation texts ({files}): take them out")
+    return [example for i, example in enumerate(examples) if i not in hits]
 
 
 def epoch_examples(config: TrainConfig, pools: Pools, epoch: int) -> list[Example]:
@@ -49,13 +70,19 @@ def epoch_examples(config: TrainConfig, pools: Pools, epoch: int) -> list[Exampl
     examples = compose(config.compose, rng, extra=pools.topics) if config.compose is not None else []
     for source, rows in pools.train:
         examples += draw_rows(source, rows, rng)
-    # A row of our own may read like a composed one; what is held out stays out.
-    examples = [e for e in examples if e.source != "composed" or not held_out(e, config.validation_fraction)]
+    composed = [e for e in examples if e.source == "composed"]
+    by_chance = {composed[hit.index] for hit in pools.evaluation.hits([e.text for e in composed])} if pools.evaluation else set()
+    examples = [e for e in examples if e not in by_chance and not _held_out_twin(e, config)]
     examples = [with_response(e, config, pools, rng) for e in examples]
     if config.task == "response":
         examples = [e for e in examples if e.response is not None]
     rng.shuffle(examples)
     return examples
+
+
+def _held_out_twin(example: Example, config: TrainConfig) -> bool:
+    """Whether a composed row reads exactly like a held-out row of a source."""
+    return example.source == "composed" and held_out(example, config.validation_fraction)
 
 
 def with_response(example: Example, config: TrainConfig, pools: Pools, rng: random.Random) -> Example:

@@ -1,0 +1,160 @@
+"""What an evaluation found, as plain values that become ``results.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.verdict import Rail
+from guardrail_plugin.evals.breakdown import Bin, Miss, Rate, SweepPoint, rates, reliability, sweep, worst
+from guardrail_plugin.evals.dataset import Dataset, EvalRow
+from guardrail_plugin.evals.metrics import Figure, Sample, measure
+from guardrail_plugin.evals.score import Score
+
+RESULTS_FILE = "results.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A dataset with the scores of its rows, in the same order."""
+
+    dataset: Dataset
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult:
+    """The figures of one file, or of the total of one rail.
+
+    Attributes:
+        skipped: rows without a label, left out.
+        failed: rows without a verdict; they count as found harmful.
+        truncated: rows of which only a part was looked at.
+        threshold: risk at which the guardian acted; ``None`` where it answered no row.
+        misses: worst misses and false alarms, by id.
+    """
+
+    name: str
+    rail: Rail
+    path: str
+    fingerprint: str
+    n: int
+    harmful: int
+    skipped: int
+    failed: int
+    truncated: int
+    threshold: float | None
+    metrics: Mapping[str, Figure]
+    rates: Mapping[str, Sequence[Rate]]
+    sweep: Sequence[SweepPoint]
+    reliability: Sequence[Bin]
+    misses: Sequence[Miss]
+
+    @property
+    def harmless(self) -> int:
+        """Rows labelled harmless."""
+        return self.n - self.harmful
+
+    @property
+    def mixed(self) -> bool:
+        """Whether both labels occur."""
+        return 0 < self.harmful < self.n
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One evaluation of one guardian.
+
+    Attributes:
+        policy: version of the policy that decided, or ``None`` for the guardian's own thresholds.
+        created: time of the run, ISO 8601, UTC.
+        totals: one per rail, every text counted once whatever number of files hold it.
+    """
+
+    guardian: str
+    library: str
+    created: str
+    policy: str | None
+    seed: int
+    resamples: int
+    files: Sequence[SetResult]
+    totals: Sequence[SetResult]
+
+    def write(self, folder: Path) -> Path:
+        """Write ``results.json`` and return its path.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        path = folder / RESULTS_FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise ConfigError(f"cannot write to {folder}: {error.strerror}") from None
+        return path
+
+
+def file_result(scored: Scored, *, count: int, seed: int) -> SetResult:
+    """Return the figures of one file."""
+    data = scored.dataset
+    figures = measure(scored.scores, count=count, seed=seed)
+    return _result(data.name, scored, figures, path=str(data.path), fingerprint=data.fingerprint)
+
+
+def totals(scored: Sequence[Scored], *, count: int, seed: int) -> list[SetResult]:
+    """Return one result per rail over the distinct texts of its files."""
+    found = []
+    for rail in dict.fromkeys(one.dataset.rail for one in scored):
+        pooled, groups = pool([one for one in scored if one.dataset.rail == rail])
+        figures = measure(pooled.scores, groups=groups, count=count, seed=seed)
+        found.append(_result(pooled.dataset.name, pooled, figures, path="", fingerprint=""))
+    return found
+
+
+def pool(scored: Sequence[Scored]) -> tuple[Scored, list[int]]:
+    """Return the distinct rows of several files of one rail, the first occurrence of each, and each row's file number."""
+    rows: list[EvalRow] = []
+    scores: list[Score] = []
+    groups: list[int] = []
+    seen: set[bytes] = set()
+    for number, one in enumerate(scored):
+        for row, score in zip(one.dataset.rows, one.scores, strict=True):
+            if row.key not in seen:
+                seen.add(row.key)
+                rows.append(row)
+                scores.append(score)
+                groups.append(number)
+    first = scored[0].dataset
+    skipped = sum(one.dataset.skipped for one in scored)
+    data = Dataset(f"all {first.rail}", first.path, first.rail, tuple(rows), skipped, "")
+    return Scored(data, tuple(scores)), groups
+
+
+def _result(
+    name: str, scored: Scored, figures: Mapping[str, Figure], *, path: str, fingerprint: str
+) -> SetResult:
+    data, scores = scored.dataset, scored.scores
+    sample = Sample.of(scores)
+    return SetResult(
+        name=name,
+        rail=data.rail,
+        path=path,
+        fingerprint=fingerprint,
+        n=len(scores),
+        harmful=int(sample.harmful.sum()),
+        skipped=data.skipped,
+        failed=sum(one.error is not None for one in scores),
+        truncated=sum(one.truncated for one in scores),
+        threshold=next((one.threshold for one in scores if one.threshold is not None), None),
+        metrics=figures,
+        rates=rates(data.rows, scores),
+        sweep=sweep(sample),
+        reliability=reliability(sample),
+        misses=worst(data.rows, scores),
+    )

@@ -1,0 +1,360 @@
+"""Generation on the pool: step-wise, verdicts in between, streams that stop when nobody reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from guardrail_plugin.core.errors import GuardianTimeout, InferenceError, PoolClosed, PoolOverloaded
+from guardrail_plugin.pool import GenerateRequest, Generation, InferencePool, ScoreRequest
+from guardrail_plugin.testing.replicas import Call, Hold, OutOfMemoryError, ScriptedReplica
+
+WAIT_S = 20.0
+ENDLESS = 1_000_000  # max_new_tokens of a row that is not meant to end by itself
+
+
+def generate(ident: int = 1, *, most: int = 5, stop: frozenset[int] = frozenset()) -> GenerateRequest:
+    return GenerateRequest("m", (ident,), max_new_tokens=most, stop_ids=stop)
+
+
+def score(ident: int = 1) -> ScoreRequest:
+    return ScoreRequest("m", (ident,), (1, 2))
+
+
+def count_on(request: GenerateRequest) -> range:
+    """Tokens that go on from the last input id, so that a resumed row shows."""
+    return range(request.input_ids[-1] + 1, request.input_ids[-1] + 1000)
+
+
+def short_script(request: GenerateRequest) -> list[int]:
+    return [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (generate(most=2), Generation((7, 8), "length")),
+        (generate(most=3), Generation((7, 8, 9), "length")),
+        (generate(most=9), Generation((7, 8, 9), "stop")),
+        (generate(most=9, stop=frozenset({9})), Generation((7, 8), "stop")),
+        (generate(most=9, stop=frozenset({7})), Generation((), "stop")),
+    ],
+)
+async def test_sync_async_future_and_stream_agree(request_: GenerateRequest, expected: Generation) -> None:
+    async with InferencePool() as pool:
+        pool.register("m", ScriptedReplica(tokens=short_script).factory)
+        assert await asyncio.to_thread(pool.generate, request_) == expected
+        assert await pool.agenerate(request_) == expected
+        assert await asyncio.wrap_future(pool.submit(request_)) == expected
+        assert pool.submit_many([request_])[0].result(WAIT_S) == expected
+        assert tuple(pool.stream(request_)) == expected.token_ids
+        assert tuple([token_id async for token_id in pool.astream(request_)]) == expected.token_ids
+
+
+def test_rows_of_one_decode_end_apart() -> None:
+    hold = Hold("start")
+    replica = ScriptedReplica(tokens=count_on, on_call=hold)
+    with InferencePool() as pool:
+        pool.register("m", replica.factory)
+        pool.submit(generate(0, most=1))
+        assert hold.entered.wait(WAIT_S)
+        futures = pool.submit_many([generate(10, most=1), generate(20, most=4), generate(30, most=2)])
+        hold.release()
+        assert [future.result(WAIT_S).token_ids for future in futures] == [(11,), (21, 22, 23, 24), (31, 32)]
+    assert [call.rows for call in replica.calls if call.kind == "start"] == [1, 3]
+
+
+def test_verdicts_go_between_steps_and_decoding_keeps_its_share() -> None:
+    """A flood of verdicts during a decode: at most ``max_score_streak`` of their batches between two steps."""
+    most = 6
+    flood = 60
+    started = threading.Event()
+    flooded = threading.Event()
+
+    def hold_first_step(call: Call) -> None:
+        if call.kind == "step" and not started.is_set():
+            started.set()
+            assert flooded.wait(WAIT_S)
+
+    replica = ScriptedReplica(on_call=hold_first_step)
+    with InferencePool(max_batch=1, max_score_streak=3) as pool:
+        pool.register("m", replica.factory)
+        decode = pool.submit(generate(most=most))
+        assert started.wait(WAIT_S)
+        verdicts = pool.submit_many([score(ident) for ident in range(flood)])
+        flooded.set()
+        assert decode.result(WAIT_S).token_ids == tuple(range(most))
+        assert all(future.result(WAIT_S) for future in verdicts)
+    kinds = "".join(call.kind[1] for call in replica.calls if call.kind in ("score", "step"))
+    between = kinds[: kinds.rindex("t") + 1].split("t")  # "score" shows as c, "step" as t
+    assert between == ["", *(["ccc"] * (most - 1)), ""]
+
+
+def test_several_decodes_take_turns_and_are_bounded() -> None:
+    replica = ScriptedReplica(tokens=count_on)
+    with InferencePool(max_batch=1, max_decodes=2) as pool:
+        pool.register("m", replica.factory)
+        futures = [pool.submit(generate(ident, most=3)) for ident in (10, 20, 30, 40, 50)]
+        assert [future.result(WAIT_S).token_ids[0] for future in futures] == [11, 21, 31, 41, 51]
+    with InferencePool(max_batch=3, max_decodes=2) as pool:
+        hold = Hold("step")
+        replica = ScriptedReplica(tokens=count_on, on_call=hold)
+        pool.register("m", replica.factory)
+        futures = [pool.submit(generate(10, most=2))]
+        assert hold.entered.wait(WAIT_S)
+        futures += [pool.submit(generate(ident, most=2)) for ident in (20, 30, 40, 50)]
+        hold.release()
+        assert [future.result(WAIT_S).token_ids for future in futures] == [
+            (ident + 1, ident + 2) for ident in (10, 20, 30, 40, 50)
+        ]
+    rows = [call.rows for call in replica.calls if call.kind == "start"]
+    assert rows[:2] == [1, 2], "three rows at once are the bound"
+
+
+@pytest.mark.parametrize("kind", ["start", "step"])
+def test_a_poison_row_fails_alone(kind: str) -> None:
+    hold = Hold("score")
+
+    def fails(call: Call) -> None:
+        hold(call)
+        if call.kind == kind and any(request.input_ids[0] == 20 for request in call.requests):
+            raise ValueError("bad row")
+
+    replica = ScriptedReplica(tokens=count_on, on_call=fails)
+    with InferencePool() as pool:
+        pool.register("m", replica.factory)
+        pool.submit(score())
+        assert hold.entered.wait(WAIT_S)
+        futures = pool.submit_many([generate(10), generate(20), generate(30)])
+        hold.release()
+        assert futures[0].result(WAIT_S).token_ids == (11, 12, 13, 14, 15)
+        assert isinstance(futures[1].exception(WAIT_S), InferenceError)
+        assert futures[2].result(WAIT_S).token_ids == (31, 32, 33, 34, 35)
+
+
+def test_memory_that_runs_out_during_a_decode_splits_it_and_rows_go_on_where_they_were() -> None:
+    hold = Hold("score")
+
+    def grows(call: Call) -> None:
+        hold(call)
+        if call.kind == "step" and call.rows > 2 and replica.count("step") > 2:
+            raise OutOfMemoryError("the cache has grown")
+
+    replica = ScriptedReplica(tokens=count_on, on_call=grows)
+    with InferencePool() as pool:
+        pool.register("m", replica.factory)
+        pool.submit(score())
+        assert hold.entered.wait(WAIT_S)
+        futures = pool.submit_many([generate(ident) for ident in (10, 20, 30)])
+        hold.release()
+        assert [f.result(WAIT_S).token_ids for f in futures] == [tuple(range(i + 1, i + 6)) for i in (10, 20, 30)]
+        assert pool.stats().oom_splits == 1
+        assert pool.stats().slots[0].decoding_rows == 0
+
+
+def test_a_replica_that_never_ends_its_rows_is_stopped_and_one_that_ends_too_soon_is_an_error() -> None:
+    class Endless(ScriptedReplica):
+        def start(self, batch: object) -> Endless.Decode:
+            return self.Decode()
+
+        class Decode:
+            def step(self) -> list[object]:
+                from guardrail_plugin.pool import Token
+
+                return [Token(0, 5)]
+
+            def cancel(self, row: int) -> None:
+                assert row == 0
+
+            def close(self) -> None: ...
+
+    class Mute(Endless):
+        class Decode(Endless.Decode):
+            def step(self) -> list[object]:
+                return []
+
+    with InferencePool() as pool:
+        pool.register("m", Endless().factory)  # type: ignore[arg-type]
+        assert pool.generate(generate(most=3)) == Generation((5, 5, 5), "length")
+        pool.register("mute", Mute().factory)  # type: ignore[arg-type]
+        with pytest.raises(InferenceError):
+            pool.generate(GenerateRequest("mute", (1,), max_new_tokens=3))
+
+
+# -- streams
+
+
+def steps_until_idle(pool: InferencePool, replica: ScriptedReplica) -> None:
+    """A verdict behind an abandoned stream proves that the slot goes on; then the decode must be gone."""
+    for _ in range(10):
+        pool.submit(score()).result(WAIT_S)
+        if pool.stats().running == 0 and pool.stats().slots[0].decoding_rows == 0:
+            break
+    stats = pool.stats()
+    assert stats.running == stats.queued == stats.slots[0].decoding_rows == 0
+    steps = replica.count("step")
+    pool.submit(score()).result(WAIT_S)
+    assert replica.count("step") == steps
+
+
+def leave_by_break(pool: InferencePool) -> None:
+    for token_id in pool.stream(generate(most=ENDLESS)):
+        if token_id > 3:
+            break
+
+
+def leave_by_close(pool: InferencePool) -> None:
+    tokens = pool.stream(generate(most=ENDLESS))
+    next(tokens)
+    tokens.close()
+
+
+def leave_by_error(pool: InferencePool) -> None:
+    with pytest.raises(RuntimeError, match="the reader"):
+        for _ in pool.stream(generate(most=ENDLESS)):
+            raise RuntimeError("the reader has had enough")
+    gc.collect()
+
+
+def leave_by_losing_it(pool: InferencePool) -> None:
+    tokens = pool.stream(generate(most=ENDLESS))
+    cycle: list[object] = [tokens]
+    cycle.append(cycle)
+    next(tokens)
+    del tokens, cycle
+    gc.collect()
+
+
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_close, leave_by_error, leave_by_losing_it])
+def test_a_stream_that_nobody_reads_is_stopped(leave: Callable[[InferencePool], None]) -> None:
+    replica = ScriptedReplica(tokens=lambda request: range(20_000))
+    with InferencePool(drain_s=0.5) as pool:
+        pool.register("m", replica.factory)
+        leave(pool)
+        steps_until_idle(pool, replica)
+        assert pool.stats().cancelled == 1
+
+
+@pytest.mark.parametrize("how", ["break", "aclose", "cancel", "agenerate"])
+async def test_an_async_stream_that_nobody_reads_is_stopped(how: str) -> None:
+    replica = ScriptedReplica(tokens=lambda request: range(20_000))
+    async with InferencePool(drain_s=0.5) as pool:
+        pool.register("m", replica.factory)
+        read = asyncio.Event()
+
+        async def reader() -> None:
+            if how == "agenerate":
+                read.set()
+                await pool.agenerate(generate(most=ENDLESS))
+            tokens = pool.astream(generate(most=ENDLESS))
+            async for token_id in tokens:
+                if token_id > 2:
+                    read.set()
+                    if how != "cancel":
+                        break
+            if how == "aclose":
+                await tokens.aclose()
+
+        task = asyncio.ensure_future(reader())
+        await read.wait()
+        if how in ("cancel", "agenerate"):
+            while replica.count("step") < 1:
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        del task
+        gc.collect()
+        await asyncio.sleep(0)  # the loop closes abandoned generators in a task of its own
+        await asyncio.to_thread(steps_until_idle, pool, replica)
+        assert pool.stats().cancelled == 1
+
+
+def test_a_stream_abandoned_while_queued_never_starts_and_frees_its_place() -> None:
+    hold = Hold("score")
+    replica = ScriptedReplica(on_call=hold)
+    with InferencePool(max_queued=1) as pool:
+        pool.register("m", replica.factory)
+        pool.submit(score())
+        assert hold.entered.wait(WAIT_S)
+
+        async def give_up() -> None:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext_(pool.astream(generate())), 0.05)
+
+        asyncio.run(give_up())
+        assert pool.stats().queued == 0
+        last = pool.submit(score(2))
+        hold.release()
+        last.result(WAIT_S)
+        assert replica.count("start") == 0
+
+
+async def anext_(tokens: object) -> object:
+    return await tokens.__anext__()  # type: ignore[attr-defined]
+
+
+def test_a_stream_is_queued_when_it_is_first_read() -> None:
+    with InferencePool() as pool:
+        pool.register("m", ScriptedReplica().factory)
+        tokens = pool.stream(generate())
+        assert pool.stats().submitted == 0
+        assert list(tokens) == [0, 1, 2, 3, 4]
+        unread = pool.stream(generate())
+    with pytest.raises(PoolClosed):
+        next(unread)
+
+
+def test_a_stream_ends_with_the_error_of_its_decode() -> None:
+    replica = ScriptedReplica(
+        on_call=lambda call: (_ for _ in ()).throw(ValueError("x")) if replica.count("step") == 3 else None
+    )
+    with InferencePool() as pool:
+        pool.register("m", replica.factory)
+        tokens = pool.stream(generate())
+        assert [next(tokens), next(tokens)] == [0, 1]
+        with pytest.raises(InferenceError):
+            next(tokens)
+
+
+def test_a_deadline_stops_a_decode_in_progress() -> None:
+    replica = ScriptedReplica(tokens=lambda request: range(20_000))
+    with InferencePool() as pool:
+        pool.register("m", replica.factory)
+        with pytest.raises(GuardianTimeout):
+            list(pool.stream(generate(most=ENDLESS), timeout_s=0.05))
+        with pytest.raises(GuardianTimeout):
+            pool.generate(generate(most=ENDLESS), timeout_s=0.05)
+        steps_until_idle(pool, replica)
+        assert pool.stats().expired == 2
+
+
+async def test_a_loop_that_closes_mid_stream_stops_its_decode() -> None:
+    replica = ScriptedReplica(tokens=lambda request: range(20_000))
+    with InferencePool(drain_s=0.5) as pool:
+        pool.register("m", replica.factory)
+
+        def one_loop() -> None:
+            async def read_one() -> None:
+                async for _ in pool.astream(generate(most=ENDLESS)):
+                    return
+
+            asyncio.run(read_one())
+
+        await asyncio.to_thread(one_loop)
+        await asyncio.to_thread(steps_until_idle, pool, replica)
+
+
+def test_streams_feel_the_bounds_too() -> None:
+    hold = Hold("score")
+    with InferencePool(max_queued=1) as pool:
+        pool.register("m", ScriptedReplica(on_call=hold).factory)
+        pool.submit(score())
+        assert hold.entered.wait(WAIT_S)
+        pool.submit(score())
+        with pytest.raises(PoolOverloaded):
+            next(pool.stream(generate()))
+        hold.release()
