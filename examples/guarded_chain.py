@@ -50,9 +50,8 @@ def main() -> None:
                 f"  answered by {'the chain' if ran else 'the guardian'} (the chain ran {ran} times): {answer.strip()}"
             )
         stats = pool.stats()
-        print(
-            f"\n{len(QUERIES)} queries, the chain ran {calls} times; pool: {stats.completed} requests in {stats.batches} batches"
-        )
+        print(f"\n{len(QUERIES)} queries, the chain ran {calls} times.")
+        print(f"The pool answered {stats.completed} requests in {stats.batches} batches.")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class GuardrailError(Exception):
 
 
 class ConfigError(GuardrailError, ValueError):
-    """A setting is wrong. Raised at construction; the message names the value and, where one is close, the right word."""
+    """A setting is wrong. Raised at construction; names the value and, where one is near, the right word."""
 
 
 class InputError(GuardrailError, ValueError):

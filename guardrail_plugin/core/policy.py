@@ -97,7 +97,7 @@ class Policy(_Strict):
         return max(met, key=_STRICTNESS.__getitem__)
 
     def threshold_for(self, verdict: Verdict) -> float:
-        """Return the risk at which this verdict's rail acts: the rail's rule, else the policy's, else the guardian's."""
+        """Return the risk at which this verdict's rail acts: by the rail's rule, else the policy, else the guardian."""
         rule = self.rails.get(verdict.rail)
         if rule is not None and rule.threshold is not None:
             return rule.threshold

@@ -22,7 +22,7 @@ _QUOTED = re.compile(r"""(?<=[\s(])["“][^"“”\n]{1,200}["”]""")
 _ADVERB = r"(?:(?:also|simply|really|just|still|personally|currently|absolutely|therefore) )?"
 
 # A statement that goes on with one of these speaks of limits, not of unwillingness.
-_HEDGED_VERB = r"(?! (?:guarantee|ensure|engage|have)\b)"
+_HEDGED_VERB = r"(?! (?:guarantee|ensure|engage|have|possess|experience)\b)"
 
 # Rule 1. These refuse whatever else is said.
 _PLAIN = re.compile(

@@ -6,25 +6,17 @@ carry those rounds to the guardian. A single call is a batch of one.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.errors import GuardianError, GuardrailError, VerdictParseError
-from guardrail_plugin.core.verdict import Verdict
-from guardrail_plugin.flow.effects import Answer, Classify, Effect, Respond, Steps
-from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
+from guardrail_plugin.flow.effects import Answer, Effect, Steps
+from guardrail_plugin.flow.perform import aperform, perform
+from guardrail_plugin.guardian.protocol import GuardianProtocol
 
 T = TypeVar("T")
 Y = TypeVar("Y")
 S = TypeVar("S")
-
-RESPONSE_CONCURRENCY = 8
-"""Safeguard responses that a sync batch asks for at once (threads), unless the caller sets ``max_concurrency``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +77,7 @@ def run_batch_sync(
     try:
         step = _begin(rounds)
         while not isinstance(step, _Done):
-            step = _advance(rounds, _perform(step, guardian, max_concurrency))
+            step = _advance(rounds, perform(step, guardian, max_concurrency))
         return step.value
     finally:
         rounds.close()
@@ -99,95 +91,7 @@ async def run_batch_async(
     try:
         step = _begin(rounds)
         while not isinstance(step, _Done):
-            step = _advance(rounds, await _aperform(step, guardian, max_concurrency))
+            step = _advance(rounds, await aperform(step, guardian, max_concurrency))
         return step.value
     finally:
         rounds.close()
-
-
-def _perform(effects: Sequence[Effect], guardian: GuardianProtocol, limit: int | None) -> list[Answer]:
-    answers: dict[int, Answer] = {}
-    for timeout_s, checks in _batches(effects).items():
-        try:
-            outcomes = _vetted(checks, guardian.check_many(list(checks.values()), timeout_s=timeout_s))
-        except GuardrailError as error:
-            outcomes = [error] * len(checks)
-        answers.update(zip(checks, outcomes, strict=True))
-    responds = {index: effect for index, effect in enumerate(effects) if isinstance(effect, Respond)}
-
-    def respond(effect: Respond) -> Answer:
-        try:
-            return guardian.respond(effect.check, effect.verdict, timeout_s=effect.timeout_s)
-        except GuardrailError as error:
-            return error
-
-    if len(responds) > 1 and limit != 1:
-        with ThreadPoolExecutor(max_workers=min(len(responds), limit or RESPONSE_CONCURRENCY)) as executor:
-            futures = [executor.submit(copy_context().run, respond, effect) for effect in responds.values()]
-            answers.update(zip(responds, [future.result() for future in futures], strict=True))
-    else:
-        answers.update((index, respond(effect)) for index, effect in responds.items())
-    return [answers[index] for index in range(len(effects))]
-
-
-async def _aperform(effects: Sequence[Effect], guardian: GuardianProtocol, limit: int | None) -> list[Answer]:
-    answers: dict[int, Answer] = {}
-    for timeout_s, checks in _batches(effects).items():
-        try:
-            outcomes = _vetted(checks, await guardian.acheck_many(list(checks.values()), timeout_s=timeout_s))
-        except GuardrailError as error:
-            outcomes = [error] * len(checks)
-        answers.update(zip(checks, outcomes, strict=True))
-    responds = {index: effect for index, effect in enumerate(effects) if isinstance(effect, Respond)}
-    room = asyncio.Semaphore(limit or len(responds) or 1)
-
-    async def respond(effect: Respond) -> Answer:
-        async with room:
-            try:
-                return await guardian.arespond(effect.check, effect.verdict, timeout_s=effect.timeout_s)
-            except GuardrailError as error:
-                return error
-
-    if len(responds) == 1:
-        answers.update({index: await respond(effect) for index, effect in responds.items()})
-    elif responds:
-        answers.update(zip(responds, await _all([respond(effect) for effect in responds.values()]), strict=True))
-    return [answers[index] for index in range(len(effects))]
-
-
-async def _all(work: Sequence[Coroutine[object, object, T]]) -> list[T]:
-    """Await all; when one raises or the caller is cancelled, cancel and await the rest before passing it on."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-
-
-def _batches(effects: Sequence[Effect]) -> dict[float, dict[int, Check]]:
-    """Group checks by time limit: flows of one wrapper share one limit, so that this is one batch."""
-    batches: dict[float, dict[int, Check]] = {}
-    for index, effect in enumerate(effects):
-        if isinstance(effect, Classify):
-            batches.setdefault(effect.timeout_s, {})[index] = effect.check
-    return batches
-
-
-def _vetted(checks: dict[int, Check], outcomes: Sequence[CheckOutcome]) -> list[CheckOutcome]:
-    """Take a guardian's answers only if each is an answer to its check: a broken guardian must not open the rail."""
-    if len(outcomes) != len(checks):
-        raise GuardianError(f"the guardian gave {len(outcomes)} answers to {len(checks)} checks")
-    return [_vet(check, outcome) for check, outcome in zip(checks.values(), outcomes, strict=True)]
-
-
-def _vet(check: Check, outcome: object) -> CheckOutcome:
-    if isinstance(outcome, GuardrailError):
-        return outcome
-    if not isinstance(outcome, Verdict):
-        return VerdictParseError(f"the guardian answered with {type(outcome).__name__}, not with a verdict")
-    if outcome.rail != check.rail:
-        return VerdictParseError(f"the guardian answered for the {outcome.rail} rail, asked for the {check.rail} rail")
-    return outcome

@@ -29,7 +29,8 @@ class Blocked:
 
     Attributes:
         verdict: ``None`` when the text was blocked unjudged.
-        action: ``"block"`` or ``"escalate"``. There is no escalation handler yet, so both block.
+        action: what the policy ordered: ``"block"``, or ``"escalate"`` where nobody was there to ask, or who was
+            asked said no.
         error: why there is no verdict.
     """
 
@@ -37,6 +38,16 @@ class Blocked:
     response: str = field(repr=False)
     verdict: Verdict | None = None
     action: Action = "block"
+    error: GuardrailError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A person who was asked wrote what goes on in place of the text. It is not judged again. ``repr`` hides it."""
+
+    rail: Rail
+    text: str = field(repr=False)
+    verdict: Verdict | None = None
     error: GuardrailError | None = None
 
 
@@ -50,7 +61,7 @@ class Failed:
     action: Action = "block"
 
 
-Outcome: TypeAlias = Allowed | Blocked | Failed
+Outcome: TypeAlias = Allowed | Edited | Blocked | Failed
 
 
 def describe(outcome: Outcome, *, policy_version: str) -> dict[str, object]:
@@ -61,10 +72,16 @@ def describe(outcome: Outcome, *, policy_version: str) -> dict[str, object]:
     return {
         **verdict,
         "rail": outcome.rail,
-        "action": "allow" if isinstance(outcome, Allowed) else outcome.action,
+        "action": _action(outcome),
         "policy_version": policy_version,
         "error": _error_name(outcome),
     }
+
+
+def _action(outcome: Outcome) -> str:
+    if isinstance(outcome, Allowed):
+        return "allow"
+    return "edit" if isinstance(outcome, Edited) else outcome.action
 
 
 def _error_name(outcome: Outcome) -> str | None:

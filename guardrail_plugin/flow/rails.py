@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import BlockedError, GuardianError, GuardrailError, InputError, PoolError
 from guardrail_plugin.core.policy import OnFailure, Policy
-from guardrail_plugin.core.verdict import Rail, Verdict
-from guardrail_plugin.flow.effects import Classify, Respond, Steps
-from guardrail_plugin.flow.outcomes import Allowed, Blocked, Failed, Outcome
+from guardrail_plugin.core.verdict import Action, Rail, Verdict
+from guardrail_plugin.flow.effects import Classify, ClassifyMany, Escalate, Judged, OnEscalate, Respond, Steps, Told
+from guardrail_plugin.flow.outcomes import Allowed, Blocked, Edited, Failed, Outcome
+from guardrail_plugin.guardian.protocol import CheckOutcome
 
 BLOCKED_RESPONSE = "I can't help with this request."
 UNJUDGED_RESPONSE = "I can't answer right now, because the safety check could not be completed. Please try again later."
 UNCHECKABLE_RESPONSE = "I can only answer messages that contain text. Please say in words what you need."
+UNCHECKABLE_ANSWER = "I can't show this answer, because it holds no text that could be checked."
+
+_STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Uncheckable:
-    """An input of a known form in which there is no text to judge: empty, or images only.
+    """A text of a known form in which there is nothing to judge: empty, or images only.
 
     Attributes:
         reason: what was found instead, and what the caller can do. Holds no user text.
@@ -27,54 +32,133 @@ class Uncheckable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a rail goes by.
+
+    Attributes:
+        on_uncheckable: what happens to a text in which there is nothing to judge.
+        on_escalate: whom to ask when the policy says ``"escalate"``; ``None``: nobody, it blocks.
+    """
+
+    policy: Policy
+    on_uncheckable: OnFailure = "block"
+    on_escalate: OnEscalate | None = None
+
+
 def input_rail(
-    subject: Check | Uncheckable | InputError, *, policy: Policy, on_uncheckable: OnFailure = "block"
+    subject: Check | Uncheckable | InputError,
+    *,
+    policy: Policy,
+    on_uncheckable: OnFailure = "block",
+    on_escalate: OnEscalate | None = None,
 ) -> Steps[Outcome]:
-    """Decide what happens to one input.
+    """Decide what happens to one text.
 
     An ``InputError`` as subject (no way to tell what to judge: the caller's mistake) always ends in ``Failed``.
     ``policy.on_failure`` covers a guardian or pool that gave no verdict; ``on_uncheckable`` covers inputs without
     text. Any other error, such as a missing dependency, ends in ``Failed``: nothing goes on.
 
-    ``action="escalate"`` blocks until an escalation handler exists; the outcome keeps the word.
+    ``action="escalate"`` asks ``on_escalate``; without one it blocks, and the outcome keeps the word.
     """
+    rules = Rules(policy=policy, on_uncheckable=on_uncheckable, on_escalate=on_escalate)
     if isinstance(subject, InputError):
         return Failed("input", subject)
     if isinstance(subject, Uncheckable):
-        return _unjudged(InputError(subject.reason), rail="input", policy=policy, on_uncheckable=on_uncheckable)
+        return unjudged(InputError(subject.reason), rail="input", rules=rules)
     answer = yield Classify(subject, policy.timeout_s)
     if not isinstance(answer, Verdict):
         error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
-        return _unjudged(error, rail=subject.rail, policy=policy, on_uncheckable=on_uncheckable)
-    return (yield from _act(subject, answer, policy=policy))
+        return unjudged(error, rail=subject.rail, rules=rules)
+    return (yield from act(subject, answer, rules=rules))
 
 
-def _act(check: Check, verdict: Verdict, *, policy: Policy) -> Steps[Outcome]:
-    action = policy.action(verdict)
+def output_rail(
+    subject: Sequence[Check] | Uncheckable | InputError, *, asked: Check | None, rules: Rules
+) -> Steps[Outcome]:
+    """Decide what happens to one whole answer, all parts of which are judged at once.
+
+    Without any check (an empty answer) there is nothing that could do harm, and it goes on.
+
+    Args:
+        subject: the answer's parts: its text, its reasoning, each of its tool calls.
+        asked: what the responder is given when the answer is blocked; ``None``: the part that was blocked.
+    """
+    if isinstance(subject, InputError):
+        return Failed("output", subject)
+    if isinstance(subject, Uncheckable):
+        return unjudged(InputError(subject.reason), rail="output", rules=rules)
+    if not subject:
+        return Allowed("output")
+    answer = yield ClassifyMany(tuple(subject), rules.policy.timeout_s)
+    outcomes = answer.outcomes if isinstance(answer, Judged) else _no_verdicts(subject)
+    return (yield from settle(subject, outcomes, asked=asked, rules=rules))
+
+
+def settle(
+    checks: Sequence[Check], outcomes: Sequence[CheckOutcome], *, asked: Check | None, rules: Rules
+) -> Steps[Outcome]:
+    """Decide about parts that have been judged: the strictest part speaks for all."""
+    missing: GuardrailError | None = None
+    worst: tuple[tuple[int, float], Check, Verdict] | None = None
+    for check, outcome in zip(checks, outcomes, strict=True):
+        if isinstance(outcome, GuardrailError):
+            refused = unjudged(outcome, rail=check.rail, rules=rules)
+            if not isinstance(refused, Allowed):
+                return refused
+            missing = outcome
+            continue
+        rank = (_STRICTNESS[rules.policy.action(outcome)], outcome.risk - rules.policy.threshold_for(outcome))
+        if worst is None or rank > worst[0]:
+            worst = (rank, check, outcome)
+    if worst is None:
+        return Allowed("output", error=missing)
+    _, check, verdict = worst
+    if rules.policy.action(verdict) == "allow":
+        return Allowed(check.rail, verdict, missing)
+    return (yield from act(check, verdict, rules=rules, asked=asked))
+
+
+def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = None) -> Steps[Outcome]:
+    """Carry out what the policy says about a verdict."""
+    action = rules.policy.action(verdict)
     if action == "allow":
         return Allowed(check.rail, verdict)
-    if policy.on_block == "raise":
+    if action == "escalate" and rules.on_escalate is not None:
+        told = yield Escalate(check, verdict, rules.on_escalate)
+        answer = told.answer if isinstance(told, Told) else None
+        if answer == "allow":
+            return Allowed(check.rail, verdict)
+        if isinstance(answer, str) and answer.strip() and answer != "block":
+            return Edited(check.rail, answer, verdict)
+    if rules.policy.on_block == "raise":
         return Failed(check.rail, BlockedError(verdict, rail=check.rail), verdict, action)
-    response = yield Respond(check, verdict, policy.timeout_s)
+    response = yield Respond(asked or check, verdict, rules.policy.timeout_s)
     if not isinstance(response, str) or not response.strip():
         # The verdict stands whatever became of the responder.
         response = BLOCKED_RESPONSE
     return Blocked(check.rail, response, verdict, action)
 
 
-def _unjudged(error: GuardrailError, *, rail: Rail, policy: Policy, on_uncheckable: OnFailure) -> Outcome:
+def unjudged(error: GuardrailError, *, rail: Rail, rules: Rules) -> Outcome:
+    """Decide about a text for which there is no verdict."""
     if isinstance(error, InputError):
-        order, response = on_uncheckable, UNCHECKABLE_RESPONSE
+        order = rules.on_uncheckable
+        response = UNCHECKABLE_RESPONSE if rail == "input" else UNCHECKABLE_ANSWER
     elif isinstance(error, GuardianError | PoolError):
-        order, response = policy.on_failure, UNJUDGED_RESPONSE
+        order, response = rules.policy.on_failure, UNJUDGED_RESPONSE
     else:
         return Failed(rail, error)
     if order == "allow":
         return Allowed(rail, error=error)
     if order == "raise":
         return Failed(rail, error)
-    if policy.on_block == "raise":
+    if rules.policy.on_block == "raise":
         blocked = BlockedError(None, rail=rail)
         blocked.__cause__ = error
         return Failed(rail, blocked)
     return Blocked(rail, response, error=error)
+
+
+def _no_verdicts(checks: Sequence[Check]) -> tuple[CheckOutcome, ...]:
+    return (GuardianError("the guardian gave no verdicts"),) * len(checks)

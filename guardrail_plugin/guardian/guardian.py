@@ -260,9 +260,9 @@ def calibrated(
     p_harm = min(max(total / (total + p_safe), 1e-12), 1 - 1e-12)
     log_odds = math.log(p_harm) - math.log1p(-p_harm)
     risk = 1 / (1 + math.exp(-(log_odds / calibration.temperature + calibration.bias)))
-    return risk, {code: risk * p / total for code, p in zip(labels[1:], harm, strict=True)} if total > 0 else {
-        code: 0.0 for code in labels[1:]
-    }
+    if total == 0:
+        return risk, dict.fromkeys(labels[1:], 0.0)
+    return risk, {code: risk * p / total for code, p in zip(labels[1:], harm, strict=True)}
 
 
 def _as_check(text: str | Check, rail: Rail) -> Check:

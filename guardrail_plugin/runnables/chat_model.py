@@ -185,5 +185,6 @@ def _as_dict(message: BaseMessage) -> dict[str, Any]:
 
 def _joined(chunks: Sequence[ChatGenerationChunk]) -> ChatResult:
     text = "".join(chunk.text for chunk in chunks)
-    usage = chunks[-1].message.usage_metadata if isinstance(chunks[-1].message, AIMessage) else None
+    last = chunks[-1].message
+    usage = last.usage_metadata if isinstance(last, AIMessageChunk) else None
     return ChatResult(generations=[ChatGeneration(message=AIMessage(content=text, usage_metadata=usage))])

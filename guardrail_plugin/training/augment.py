@@ -12,7 +12,7 @@ _CHAT = {"you": "u", "please": "pls", "are": "r", "your": "ur", "because": "bc",
 
 
 def lowercase_chat(text: str, rng: random.Random) -> str:
-    """Type it as in a hurried chat: lower case, dropped apostrophes and stops, an odd typo, sometimes short forms."""
+    """Type it as in a hurried chat: lower case, apostrophes and stops dropped, an odd typo, sometimes short forms."""
     words = text.lower().replace("'", "").rstrip(".").split(" ")
     short = rng.random() < 0.4
     typed = [_CHAT.get(word, word) if short else word for word in words]

@@ -21,14 +21,15 @@ _HOW_TO = re.compile(
     r"(?i:how (?:can|do|could|would|should|might) (?:i|we|one|someone|you|a person) |how to )(?P<act>[^?.!]+)[?.]?"
 )
 _DOUBLING = frozenset(
-    "get put set cut let sit run win hit stop plan shop rob stab spot trap drop rig beg dig skip snap tip wrap "
-    "chop clip drug flip grab hug jam jog log map mug nab nip pat peg pin plot pop rap rid rip rub scan scrub shed "
-    "ship shut slam slap slip slit snip snub spin split spam strip swab swap swim tag tan tap thin trim tug vet "
-    "wed wet whip zap zip bet bid bag ban bat begin bug bus cap con cram dam dim dub fit flag forget hop kidnap lap lag "
-    "mob mop net nod outwit pad pet prop quit refer regret sap sin sip skim slim slur sob stun submit transmit commit "
-    "admit permit emit omit compel control deter expel incur infer occur patrol prefer propel rebel repel unplug "
-    "upset blog outrun rebut sandbag "
-    "program blot".split()
+    (
+        "get put set cut let sit run win hit stop plan shop rob stab spot trap drop rig beg dig skip snap tip "
+        "wrap chop clip drug flip grab hug jam jog log map mug nab nip pat peg pin plot pop rap rid rip rub scan "
+        "scrub shed ship shut slam slap slip slit snip snub spin split spam strip swab swap swim tag tan tap "
+        "thin trim tug vet wed wet whip zap zip bet bid bag ban bat begin bug bus cap con cram dam dim dub fit "
+        "flag forget hop kidnap lap lag mob mop net nod outwit pad pet prop quit refer regret sap sin sip skim "
+        "slim slur sob stun submit transmit commit admit permit emit omit compel control deter expel incur infer "
+        "occur patrol prefer propel rebel repel unplug upset blog outrun rebut sandbag program blot"
+    ).split()
 )
 _IRREGULAR = {"be": "being", "die": "dying", "lie": "lying", "tie": "tying", "vie": "vying", "see": "seeing",
               "flee": "fleeing", "free": "freeing", "agree": "agreeing", "dye": "dyeing", "singe": "singeing"}  # fmt: skip
@@ -80,9 +81,12 @@ def gerund(phrase: str) -> str:
 
 
 _KNOWN_VERBS = frozenset(
-    "take make sell use hide blame get steal send post share keep put run burn kill leave spread dump bury publish give "
-    "claim call pretend change move turn pass avoid escape shoot stab attack force threaten bring find copy erase delete "
-    "destroy wipe resell collect drain pour throw set cut cook eat drink walk write read".split()
+    (
+        "take make sell use hide blame get steal send post share keep put run burn kill leave spread dump bury "
+        "publish give claim call pretend change move turn pass avoid escape shoot stab attack force threaten "
+        "bring find copy erase delete destroy wipe resell collect drain pour throw set cut cook eat drink walk "
+        "write read"
+    ).split()
 )
 
 
@@ -96,15 +100,15 @@ def load_topics() -> list[Topic]:
     ]
 
 
-def load_frames() -> list[Frame]:
-    """Read ``frames.jsonl`` of the corpus.
+def load_frames(file: str = "frames.jsonl") -> list[Frame]:
+    """Read frames of the corpus: for queries ``frames.jsonl``, for the first words of answers ``openings.jsonl``.
 
     Raises:
         ConfigError: a pattern has no slot of its kind.
     """
     frames = []
-    for row in iter_corpus("frames.jsonl"):
-        slots = ("{content}",) if row["kind"] == "content" else ("{act}", "{acting}", "{Act}", "{Acting}")
+    for row in iter_corpus(file):
+        slots = ("{content}", "{Content}") if row["kind"] == "content" else ("{act}", "{acting}", "{Act}", "{Acting}")
         if not any(slot in row["pattern"] for slot in slots):
             raise ConfigError(f"frame {row['id']!r} has no slot for a topic of kind {row['kind']!r}")
         frames.append(Frame(row["kind"], row["pattern"], row["effect"] == "neutral"))
@@ -137,22 +141,46 @@ def reframed(example: Example) -> Topic | None:
 
 def compose(config: Compose, rng: random.Random, *, extra: Sequence[Topic] = ()) -> list[Example]:
     """Return one epoch's composed examples. Same seed, same rows. ``extra`` topics join those of the corpus."""
-    topics, frames = [*load_topics(), *extra], load_frames()
     padding = [row["text"] for row in iter_corpus("padding.jsonl")]
-    by_kind = {
-        (kind, harmful): _Deck([t for t in topics if t.kind == kind and t.harmful == harmful], rng)
-        for kind in ("act", "content")
-        for harmful in (True, False)
-    }
+    decks = _decks([*load_topics(), *extra], rng)
     examples = []
-    for frame in frames:
-        harmful, harmless = by_kind[frame.kind, True], by_kind[frame.kind, False]
+    for frame in load_frames():
+        harmful, harmless = decks[frame.kind, True], decks[frame.kind, False]
         if frame.neutral:
             picked = harmful.draw(config.neutralised_per_frame) + harmless.draw(config.neutralised_per_frame // 3)
         else:
             picked = harmful.draw(config.harmful_per_frame) + harmless.draw(config.harmless_per_frame)
         examples += [_vary(fill(frame, topic), config, padding, rng) for topic in picked]
     return examples
+
+
+def compose_answers(config: Compose, rng: random.Random) -> list[Example]:
+    """Return composed examples of the output rail: the opening words of an answer, judged with its query.
+
+    Openings that comply keep the topic's label, openings that refuse or report make it harmless. None goes further
+    than its opening, so that no harmful answer is ever written down.
+    """
+    decks = _decks(load_topics(), rng)
+    questions: dict[str, list[Frame]] = {}
+    for frame in load_frames():
+        if not frame.neutral:
+            questions.setdefault(frame.kind, []).append(frame)
+    examples = []
+    for opening in load_frames("openings.jsonl"):
+        for harmful in (True, False):
+            for topic in decks[opening.kind, harmful].draw(config.answers_per_opening):
+                query = fill(rng.choice(questions[opening.kind]), topic)
+                answer = fill(opening, topic)
+                examples.append(replace(answer, rail="output", query=query.text))
+    return examples
+
+
+def _decks(topics: Sequence[Topic], rng: random.Random) -> dict[tuple[str, bool], _Deck]:
+    return {
+        (kind, harmful): _Deck([t for t in topics if t.kind == kind and t.harmful == harmful], rng)
+        for kind in ("act", "content")
+        for harmful in (True, False)
+    }
 
 
 def _vary(example: Example, config: Compose, padding: Sequence[str], rng: random.Random) -> Example:

@@ -49,12 +49,16 @@ class Source(_Strict):
 class Compose(_Strict):
     """Frames filled with topics, drawn anew each epoch. Counts are rows per frame and epoch.
 
+    ``refusals`` is how many safeguard responses an epoch shows to the output rail, as harmless answers to harmful
+    queries.
     ``reframe`` names sources of the mix whose "How can I ...?" questions are also used as topics.
     """
 
     harmful_per_frame: Annotated[int, Field(ge=0)] = 20
     harmless_per_frame: Annotated[int, Field(ge=0)] = 20
     neutralised_per_frame: Annotated[int, Field(ge=0)] = 24
+    answers_per_opening: Annotated[int, Field(ge=0)] = 0
+    refusals: Annotated[int, Field(ge=0)] = 0
     tool_call_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     padded_share: Annotated[float, Field(ge=0, le=1)] = 0.03
     obfuscated_share: Annotated[float, Field(ge=0, le=1)] = 0.04

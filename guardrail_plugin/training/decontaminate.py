@@ -1,8 +1,8 @@
 """No training text may stand in an evaluation file. Checked in code; a hit fails the run.
 
 Compared are queries: what is judged on the input and tool rails, and the query that a response answers. The rules:
-equal (three words or more), a text of 20 characters or more contained in the other, or a shared run of 8 words; case and
-punctuation ignored, letters and digits of every script kept.
+equal (three words or more), a text of 20 characters or more contained in the other, or a shared run of 8 words; case
+and punctuation ignored, letters and digits of every script kept.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.training.compose import Topic, compose, reframed
+from guardrail_plugin.training.compose import Topic, compose, compose_answers, reframed
 from guardrail_plugin.training.config import Source, TrainConfig
 from guardrail_plugin.training.decontaminate import Evaluation, query_of
 from guardrail_plugin.training.rows import Example, held_out, iter_corpus, load_source, resolve
@@ -68,16 +68,38 @@ def epoch_examples(config: TrainConfig, pools: Pools, epoch: int) -> list[Exampl
     """Return one epoch's examples in random order. A function of config, pools and epoch alone."""
     rng = random.Random(f"{config.seed}:{epoch}")
     examples = compose(config.compose, rng, extra=pools.topics) if config.compose is not None else []
+    if config.compose is not None:
+        examples += compose_answers(config.compose, rng)
+        examples += _refusals(examples, config.compose.refusals, pools, rng)
     for source, rows in pools.train:
         examples += draw_rows(source, rows, rng)
     composed = [e for e in examples if e.source == "composed"]
-    by_chance = {composed[hit.index] for hit in pools.evaluation.hits([e.text for e in composed])} if pools.evaluation else set()
+    by_chance = (
+        {composed[hit.index] for hit in pools.evaluation.hits([query_of(e) for e in composed])}
+        if pools.evaluation
+        else set()
+    )
     examples = [e for e in examples if e not in by_chance and not _held_out_twin(e, config)]
     examples = [with_response(e, config, pools, rng) for e in examples]
     if config.task == "response":
         examples = [e for e in examples if e.response is not None]
     rng.shuffle(examples)
     return examples
+
+
+def _refusals(examples: Sequence[Example], count: int, pools: Pools, rng: random.Random) -> list[Example]:
+    """Pair harmful queries with safeguard responses of their hazard: answers that the output rail must let pass."""
+    queries = [e for e in examples if e.harmful and e.hazard in pools.responses and e.rail == "input"]
+    return [
+        Example(text=_fitting(e, pools, rng), harmful=False, rail="output", query=e.text, source="composed")
+        for e in rng.sample(queries, min(count, len(queries)))
+    ]
+
+
+def _fitting(example: Example, pools: Pools, rng: random.Random) -> str:
+    """Return a written response of the example's theme, else of its hazard."""
+    written = pools.responses[example.hazard or ""]
+    return rng.choice([text for theme, text in written if theme == example.theme] or [text for _, text in written])
 
 
 def _held_out_twin(example: Example, config: TrainConfig) -> bool:
@@ -90,6 +112,6 @@ def with_response(example: Example, config: TrainConfig, pools: Pools, rng: rand
     wanted = config.task != "detection" and rng.random() < config.response_share
     if not (wanted and example.harmful and example.hazard and example.rail == "input"):
         return replace(example, response=None)
-    written = pools.responses.get(example.hazard, ())
-    fitting = [text for theme, text in written if theme == example.theme] or [text for _, text in written]
-    return replace(example, response=rng.choice(fitting)) if fitting else replace(example, response=None)
+    if example.hazard not in pools.responses:
+        return replace(example, response=None)
+    return replace(example, response=_fitting(example, pools, rng))

@@ -52,6 +52,7 @@ class GuardianNetwork(nn.Module):
         self.peft = get_peft_model(base, lora)
         self.body: Any = self.peft.get_base_model().model
         self.head: Any = self.peft.get_base_model().lm_head
+        self.label_ids: Tensor
         self.register_buffer("label_ids", torch.tensor(layout.label_ids), persistent=False)
 
     def forward(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

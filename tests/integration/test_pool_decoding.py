@@ -214,9 +214,12 @@ def leave_by_close(pool: InferencePool) -> None:
 
 
 def leave_by_error(pool: InferencePool) -> None:
-    with pytest.raises(RuntimeError, match="the reader"):
+    def read() -> None:
         for _ in pool.stream(generate(most=ENDLESS)):
             raise RuntimeError("the reader has had enough")
+
+    with pytest.raises(RuntimeError, match="the reader"):
+        read()
     gc.collect()
 
 
@@ -241,7 +244,10 @@ def test_a_stream_that_nobody_reads_is_stopped(leave: Callable[[InferencePool], 
 
 @pytest.mark.parametrize("how", ["break", "aclose", "cancel", "agenerate"])
 async def test_an_async_stream_that_nobody_reads_is_stopped(how: str) -> None:
-    replica = ScriptedReplica(tokens=lambda request: range(20_000))
+    stepped = threading.Event()
+    replica = ScriptedReplica(
+        tokens=lambda request: range(20_000), on_call=lambda call: stepped.set() if call.kind == "step" else None
+    )
     async with InferencePool(drain_s=0.5) as pool:
         pool.register("m", replica.factory)
         read = asyncio.Event()
@@ -262,8 +268,7 @@ async def test_an_async_stream_that_nobody_reads_is_stopped(how: str) -> None:
         task = asyncio.ensure_future(reader())
         await read.wait()
         if how in ("cancel", "agenerate"):
-            while replica.count("step") < 1:
-                await asyncio.sleep(0)
+            await asyncio.to_thread(stepped.wait, WAIT_S)
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         del task

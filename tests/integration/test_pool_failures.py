@@ -133,9 +133,7 @@ def test_a_replica_killed_mid_batch_is_replaced_and_its_work_done_again(death: B
 
 def test_a_request_that_kills_every_replica_fails_alone() -> None:
     hold = Hold()
-    replica = ScriptedReplica(
-        logprobs=echo, on_call=hold, fail=lambda r: SystemExit() if r.input_ids[0] == 3 else None
-    )
+    replica = ScriptedReplica(logprobs=echo, on_call=hold, fail=lambda r: SystemExit() if r.input_ids[0] == 3 else None)
     with InferencePool(max_attempts=3) as pool:
         pool.register("m", replica.factory)
         futures = one_batch(pool, hold, list(range(1, 9)))
@@ -269,14 +267,10 @@ def test_a_slot_whose_threads_keep_dying_is_given_up_and_everybody_told(monkeypa
     monkeypatch.setattr(worker_room, "score_batch", buggy)
     with InferencePool(max_attempts=2) as pool:
         pool.register("m", ScriptedReplica().factory)
-        outcomes: list[str] = []
-        for ident in range(10):
-            try:
-                outcomes += settled([pool.submit(score(ident))])  # type: ignore[arg-type]
-            except ReplicaDead as error:
-                outcomes.append(str(error))
-        assert outcomes[0] == "ReplicaDead"
-        assert outcomes[-1] == "no worker thread of this pool could be kept alive"
+        outcomes = [pool.score_many([score(ident)])[0] for ident in range(10)]
+        assert all(isinstance(outcome, ReplicaDead) for outcome in outcomes)
+        assert "2 replicas of 'm' died under this request" in str(outcomes[0])
+        assert str(outcomes[-1]) == "no worker thread of this pool could be kept alive"
         assert pool.stats().slots[0].phase == "retired"
 
 

@@ -109,11 +109,17 @@ def test_leaving_because_of_an_interrupt_does_not_drain() -> None:
     hold = Hold()
     pool = InferencePool(max_batch=1, drain_s=60.0)
     pool.register("m", ScriptedReplica(on_call=hold).factory)
-    with pytest.raises(KeyboardInterrupt), pool:
-        futures = [pool.submit(score(ident)) for ident in range(3)]
-        assert hold.entered.wait(WAIT_S)
-        threading.Timer(0.1, hold.release).start()
-        raise KeyboardInterrupt
+    futures = []
+
+    def interrupted() -> None:
+        with pool:
+            futures.extend(pool.submit(score(ident)) for ident in range(3))
+            assert hold.entered.wait(WAIT_S)
+            threading.Timer(0.1, hold.release).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [type(future.exception(0)) for future in futures] == [PoolClosed] * 3
 
 
@@ -125,8 +131,8 @@ async def test_aclose_does_not_block_the_loop_and_survives_cancellation() -> Non
     future = pool.submit(score())
     await asyncio.to_thread(hold.entered.wait, WAIT_S)
     closing = asyncio.ensure_future(pool.aclose())
-    while pool.stats().phase == "open":
-        await asyncio.sleep(0)  # the loop turns while the pool drains
+    while pool.stats().phase == "open":  # noqa: ASYNC110 - the loop turns while the pool drains
+        await asyncio.sleep(0)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
@@ -164,7 +170,7 @@ def test_a_forked_child_is_told_to_make_its_own_pool() -> None:
             for act in (lambda: pool.submit(score()), pool.stats, lambda: next(pool.stream(_decode())), _fresh_default):
                 try:
                     shown.append(str(act()))
-                except BaseException as error:
+                except BaseException as error:  # noqa: PERF203 - each is shown
                     shown.append(f"{type(error).__name__}: {error}")
             pool.close()  # must return, though its threads and perhaps its lock are not there
             os.write(writer, "\n".join(shown).encode())

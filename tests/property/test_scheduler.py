@@ -237,9 +237,7 @@ def test_decoding_has_its_share_and_verdicts_go_first(max_streak: int, work: lis
 
 @given(st.lists(lengths, max_size=60))
 def test_a_list_is_split_into_parts_that_fit_and_nothing_is_lost(tokens: list[int]) -> None:
-    jobs = [
-        ScoreJob(model="m", kind="score", tokens=n, request=ScoreRequest("m", (0,) * n, (1,))) for n in tokens
-    ]
+    jobs = [ScoreJob(model="m", kind="score", tokens=n, request=ScoreRequest("m", (0,) * n, (1,))) for n in tokens]
     scheduler: Scheduler[ScoreJob] = Scheduler(LIMITS)
     parts = list(split(jobs, LIMITS))
     assert [job for part in parts for job in part] == jobs

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_windows_cover_everything_and_overlap(length: int) -> None:
     found, truncated = windows(list(range(length)), size=16, overlap=4, limit=1000)
     assert not truncated
     assert sorted({i for window in found for i in window}) == list(range(length))
-    for left, right in zip(found, found[1:], strict=False):
+    for left, right in pairwise(found):
         assert list(left)[-4:] == list(right)[:4]
 
 

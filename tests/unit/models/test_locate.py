@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("huggingface_hub")
 
-from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError  # noqa: E402
-from guardrail_plugin.models import locate as room  # noqa: E402
-from guardrail_plugin.models.locate import EMBEDDED_MODEL, HUB_TIMEOUT_S, locate  # noqa: E402
+from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
+from guardrail_plugin.models import locate as room
+from guardrail_plugin.models.locate import EMBEDDED_MODEL, HUB_TIMEOUT_S, locate
 
 
 def test_a_local_folder_comes_first(tiny_base: Path) -> None:

@@ -66,7 +66,9 @@ def test_the_corpus_is_as_large_and_as_balanced_as_promised() -> None:
     assert len(frames) >= 80
     # No text of our own sexualises minors; that hazard's harmful rows come from a published set.
     assert set(harmful) == {f"S{i}" for i in range(1, 15)} - {"S4"}
-    rows = [row for name in ("rows_*", "everyday*", "dialogues*", "tool_outputs*") for row in iter_corpus(f"{name}.jsonl")]
+    rows = [
+        row for name in ("rows_*", "everyday*", "dialogues*", "tool_outputs*") for row in iter_corpus(f"{name}.jsonl")
+    ]
     assert len(rows) >= 2000
     responses = list(iter_corpus("responses_*.jsonl"))
     assert len({row["text"] for row in responses}) == len(responses) >= 600

@@ -1,0 +1,1 @@
+"""The command line: parse, call, print. The only room that reads the library's environment variables."""

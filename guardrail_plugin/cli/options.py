@@ -1,0 +1,45 @@
+"""Options that several commands share, and the words that they accept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from guardrail_plugin.core.errors import did_you_mean
+from guardrail_plugin.core.verdict import RAILS, Rail
+
+GuardianOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--guardian",
+        envvar="GUARDRAIL_GUARDIAN",
+        metavar="PATH|HUB",
+        help="Folder or hub id of a guardian. Default: the embedded one.",
+    ),
+]
+PolicyOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        envvar="GUARDRAIL_POLICY",
+        metavar="FILE",
+        help="Policy in TOML; it decides what counts as harmful. Default: the guardian's thresholds.",
+    ),
+]
+DeviceOption: TypeAlias = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda:0, mps. Default: the best there is.")
+]
+
+
+def rail_named(name: str) -> Rail:
+    """Return the rail of this name.
+
+    Raises:
+        typer.BadParameter: there is none.
+    """
+    for rail in RAILS:
+        if rail == name.replace("-", "_"):
+            return rail
+    raise typer.BadParameter(f"{name!r} is none of {', '.join(RAILS)}{did_you_mean(name, RAILS)}")

@@ -1,0 +1,74 @@
+"""From ``--config`` and ``--data`` to a training configuration and the folders that its files are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardrail_plugin.core.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from guardrail_plugin.training.config import Source, TrainConfig
+
+RECIPES = Path(__file__).parent.parent / "training" / "recipes"
+
+
+def assemble(config: str | None, data: Sequence[Path], *, base: str | None) -> tuple[TrainConfig, list[Path]]:
+    """Return the configuration and the data folders. Files of their own become sources of the input rail.
+
+    Raises:
+        ConfigError: no such recipe, file or folder; nothing to train on; a file without a usable row.
+    """
+    from guardrail_plugin.training.config import TrainConfig
+
+    files = [path for path in data if path.is_file()]
+    folders = [path for path in data if path.is_dir()]
+    for path in data:
+        if path not in files and path not in folders:
+            raise ConfigError(f"there is no file or folder {path}")
+    if config is None and (folders or not files):
+        # Whole folders may hold evaluation sets, so which of their files are for training is a recipe's to say.
+        raise ConfigError("name the recipe of a data folder with --config (default), or give --data FILE.jsonl")
+    recipe = TrainConfig.from_toml(find_recipe(config)) if config is not None else TrainConfig()
+    folders += [path.parent for path in files]
+    added = [_source(path, folders) for path in files]
+    labels = set[bool]().union(*(found for _, found in added))
+    if config is None and len(labels) < 2:
+        lacking = "harmless" if True in labels else "harmful"
+        raise ConfigError(f"the given files have no {lacking} row: a guardian learns from both kinds")
+    changes: dict[str, object] = {"sources": (*recipe.sources, *(source for source, _ in added))}
+    if base is not None:
+        changes["base"] = base
+    return recipe.model_copy(update=changes), folders
+
+
+def find_recipe(config: str) -> Path:
+    """Return the file of a recipe: one of the library's by name, else a path.
+
+    Raises:
+        ConfigError: neither.
+    """
+    named = RECIPES / f"{config}.toml"
+    if named.is_file():
+        return named
+    if Path(config).is_file():
+        return Path(config)
+    known = sorted(path.stem for path in RECIPES.glob("*.toml"))
+    raise ConfigError(
+        f"no recipe {config!r}{did_you_mean(config, known)}: known are {', '.join(known)}, or give a file"
+    )
+
+
+def _source(path: Path, folders: Sequence[Path]) -> tuple[Source, set[bool]]:
+    """Return a file as a source of the input rail, and the labels that its rows carry."""
+    from guardrail_plugin.training.config import Source
+    from guardrail_plugin.training.rows import load_source, resolve
+
+    # The artefact records the source: its name says enough, unless another file of that name would be found first.
+    found = resolve(path.name, folders)
+    source = Source(path=path.name if found.samefile(path) else str(path.resolve()))
+    labels = {example.harmful for example in load_source(source, folders)}
+    if not labels:
+        raise ConfigError(f'{path} has no usable row: rows need "text" and "harmful": true or false')
+    return source, labels

@@ -1,0 +1,86 @@
+"""The keys and values of what all rows of a batch begin with, computed once and shared.
+
+Under one template every conversation begins with the same tokens and the soft prompt. Their keys and values do not
+depend on what follows, so one row of them serves the batch: at 8 queries of 25 tokens behind a prompt of 100, a
+training step runs 300 tokens through the model instead of 1,000.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.dro.inject import Row, embed_row
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values of one sequence, (1, H, P, h) per layer.
+
+    Attributes:
+        length: P, in tokens.
+    """
+
+    cache: DynamicCache | None = field(repr=False)
+    length: int
+
+    @classmethod
+    def empty(cls) -> Prefix:
+        """Return the prefix of nothing."""
+        return cls(None, 0)
+
+    @classmethod
+    def of_ids(cls, model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
+        """Compute the prefix of a template's head. No gradient flows into it."""
+        if not ids:
+            return cls.empty()
+        with torch.no_grad():
+            return cls.empty().extended(model, embed_row(Row(tuple(ids)), None, table=model.get_input_embeddings()))
+
+    def extended(self, model: PreTrainedModel, embeds: Tensor) -> Prefix:
+        """Return this prefix with more behind it; this one stays as it is.
+
+        Shapes: embeds (L, d); the gradient reaches them through the cache.
+
+        Raises:
+            ConfigError: the model keeps a state that is not keys and values (a recurrent layer), which cannot be shared.
+        """
+        from transformers import DynamicCache
+
+        cache = self.rows(1) if self.cache is not None else DynamicCache(config=model.config)
+        model.get_decoder()(inputs_embeds=embeds.unsqueeze(0), past_key_values=cache, use_cache=True)
+        if any(getattr(layer, "keys", None) is None for layer in cache.layers):
+            raise ConfigError("this model's layers do not all cache keys and values; use share_prefix=False")
+        return Prefix(cache, self.length + len(embeds))
+
+    def rows(self, batch: int) -> DynamicCache | None:
+        """Return a cache for a batch, free to be appended to: the shared tensors are expanded, never written."""
+        if self.cache is None:
+            return None
+        fresh = copy.copy(self.cache)
+        fresh.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in fresh.layers:
+            layer.keys = layer.keys.expand(batch, -1, -1, -1)
+            layer.values = layer.values.expand(batch, -1, -1, -1)
+        return fresh
+
+
+def shared_head(rows: Sequence[Row]) -> tuple[int, ...]:
+    """Return the ids that stand before the soft prompt in every row.
+
+    Raises:
+        ConfigError: rows differ there, or one has no place for a soft prompt.
+    """
+    heads = {row.head for row in rows}
+    if len(heads) != 1 or any(row.at is None for row in rows):
+        raise ConfigError("these conversations do not share what comes before the soft prompt")
+    return heads.pop()

@@ -1,0 +1,59 @@
+"""Three safety prompts to start from, long to short, and the texts that tell them apart.
+
+Source: the paper compares the Llama-2 chat default, the prompt that Mistral recommends, and a short one. Those texts
+carry their publishers' terms, so these say the same in this library's words; pass your own text where you need theirs
+(Llama 2: arXiv 2307.09288, appendix A.3.7; Mistral: the "Guardrailing" page of its documentation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from guardrail_plugin.core.errors import ConfigError
+
+SAFETY_PROMPTS: Mapping[str, str] = MappingProxyType(
+    {
+        "default": (
+            "You are a helpful, respectful and honest assistant. Be as useful as you can in every answer, and stay "
+            "safe while you do so. Your answers must contain nothing harmful, unethical, racist, sexist, toxic, "
+            "dangerous or illegal. Make sure that what you say is free of social bias and kind in tone.\n\n"
+            "When a question makes no sense or rests on wrong facts, explain why instead of answering something "
+            "incorrect. When you do not know the answer to a question, do not make one up."
+        ),
+        "mistral": (
+            "Assist always with care, respect and truth. Answer as usefully as possible, yet securely. Stay away from "
+            "harmful, unethical, prejudiced or negative content. Let your replies promote fairness and goodwill."
+        ),
+        "short": "You are a helpful assistant. Do not give harmful, unethical or illegal answers.",
+    }
+)
+"""Safety prompts by name: ``default``, ``mistral``, ``short``."""
+
+
+def named_prompts(prompts: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Return safety prompts by name.
+
+    Args:
+        prompts: texts by name, or a sequence of texts and of names from ``SAFETY_PROMPTS``. Other texts are called
+            ``prompt-1``, ``prompt-2``, ... by their place in the sequence.
+
+    Raises:
+        ConfigError: a text is blank, or a prompt comes twice.
+    """
+    if isinstance(prompts, str):
+        raise ConfigError("safety_prompts is a sequence of prompts, or a mapping from names to them; got one string")
+    if isinstance(prompts, Mapping):
+        named = dict(prompts)
+    else:
+        names = {text: name for name, text in SAFETY_PROMPTS.items()}
+        named = {}
+        for place, prompt in enumerate(prompts, start=1):
+            text = SAFETY_PROMPTS.get(prompt, prompt)
+            named[names.get(text, f"prompt-{place}")] = text
+        if len(named) < len(prompts):
+            raise ConfigError("a safety prompt is given twice")
+    for name, text in named.items():
+        if not text.strip():
+            raise ConfigError(f"the safety prompt {name!r} is blank")
+    return named

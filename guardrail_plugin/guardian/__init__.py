@@ -1,0 +1,1 @@
+"""The guardian: text to verdict and back. Never imports torch."""

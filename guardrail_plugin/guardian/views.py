@@ -1,0 +1,55 @@
+"""Other ways to read a text: without its disguise, and with what is encoded in it.
+
+A guardian scores every view and acts on the worst. Each extra view costs a forward pass and a chance of a false
+alarm, so ordinary text in any language has one view: itself. A second appears only on evidence of a disguise or of an
+encoding that ordinary text does not use.
+
+Sources: arXiv 2504.11168 evades six guardrails with Unicode tags, emoji smuggling, bidirectional and zero-width
+characters, homoglyphs, full-width letters, diacritics, upside-down text, digits for letters, spacing and deletion
+characters, up to 100 % of the time. Raw text is always the first view: no normalisation can hide what it says.
+"""
+
+from __future__ import annotations
+
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.guardian.cleaning import clean
+from guardrail_plugin.guardian.decode import decode
+
+_MAX_LAYERS = 2
+
+
+def views(text: str, *, limit: int = 4) -> tuple[str, ...]:
+    """Return the text, then its cleaned view and its decoded view where they say something else.
+
+    Deterministic, and linear in the length of the text. Lone surrogates and control characters are fine.
+
+    Args:
+        text: anything.
+        limit: most views to return, the text itself included. There are never more than three today.
+
+    Raises:
+        ConfigError: ``limit`` is below one.
+    """
+    if limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}")
+    cleaned = clean(text)
+    found = (text, cleaned, _decoded(cleaned))
+    distinct: dict[str, str] = {}
+    for view in found:
+        distinct.setdefault(_gist(view), view)
+    return tuple(view for gist, view in distinct.items() if gist or view is text)[:limit]
+
+
+def _decoded(text: str) -> str:
+    """Return the text with up to two layers of encoding read, cleaning what comes out."""
+    for _ in range(_MAX_LAYERS):
+        layer = decode(text)
+        if layer is None:
+            break
+        text = clean(layer)
+    return text
+
+
+def _gist(text: str) -> str:
+    """What must differ for a view to be worth a forward pass: more than blanks and capitals."""
+    return " ".join(text.split()).casefold()

@@ -1,0 +1,1 @@
+"""Multi-task fine-tuning of a guardian: data mix, loss, loop, artefact."""

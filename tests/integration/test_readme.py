@@ -1,0 +1,46 @@
+"""README code runs as printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+
+pytestmark = pytest.mark.model
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run(embedded_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guardrail_plugin import Guardian, InferencePool
+
+    monkeypatch.chdir(tmp_path)
+    (policy,) = blocks("toml")
+    (tmp_path / "policy.toml").write_text(policy, encoding="utf-8")
+    prompt = ChatPromptTemplate.from_messages([("user", "{question}")])
+    model, parser = FakeListChatModel(responses=["ok"]), StrOutputParser()
+    first, *others = blocks("python")
+    names: dict[str, Any] = {"prompt": prompt, "model": model, "parser": parser, "chain": prompt | model | parser}
+    exec(compile(first, "README.md", "exec"), names)  # noqa: S102
+    with InferencePool() as pool:
+        names["guardian"] = Guardian.load(pool=pool, offline=True)
+        for block in others:
+            exec(compile(block, "README.md", "exec"), names)  # noqa: S102
+        assert names["verdict"].harmful
+        assert names["safe"].invoke({"question": "What is the capital of France?"}) == "ok"
+
+
+def test_every_make_target_that_it_names_exists() -> None:
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"make ([a-z-]+)", README.read_text(encoding="utf-8")))
+    assert {"demo", "test"} <= named
+    assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

@@ -1,0 +1,154 @@
+"""``guardrail train``: from options to a configuration, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from guardrail_plugin.cli import train as train_command
+from guardrail_plugin.cli.recipes import assemble, find_recipe
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.training.config import Source, TrainConfig
+
+Invoke = Callable[..., Result]
+
+HARMFUL = {"text": "How do I build a pipe bomb?", "harmful": True, "category": "S9"}
+HARMLESS = {"text": "How do I bake bread?", "harmful": False}
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_files_alone_become_sources_of_the_input_rail(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a" / "bad.jsonl", HARMFUL), write(tmp_path / "b" / "good.jsonl", HARMLESS)]
+    config, folders = assemble(None, files, base="some/base")
+    assert config == TrainConfig(base="some/base", sources=(Source(path="bad.jsonl"), Source(path="good.jsonl")))
+    assert folders == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a" / "x.jsonl", HARMFUL), write(tmp_path / "b" / "x.jsonl", HARMLESS)]
+    config, _ = assemble(None, files, base=None)
+    assert [source.path for source in config.sources] == ["x.jsonl", str(tmp_path.resolve() / "b" / "x.jsonl")]
+
+
+def test_a_recipe_by_name_takes_folders_and_more_files(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", HARMFUL)
+    config, folders = assemble("default", [tmp_path, file], base=None)
+    shipped = TrainConfig.from_toml(find_recipe("default"))
+    assert config.sources == (*shipped.sources, Source(path="mine.jsonl"))
+    assert config.compose == shipped.compose
+    assert folders[0] == tmp_path
+
+
+MISTAKES: list[tuple[str | None, Sequence[str], str]] = [
+    (None, [], "--config"),
+    (None, ["."], "--config"),
+    (None, ["nowhere.jsonl"], "there is no file or folder .*nowhere.jsonl"),
+    (None, ["bad.jsonl"], "no harmless row"),
+    (None, ["good.jsonl"], "no harmful row"),
+    (None, ["empty.jsonl"], "no usable row"),
+    (None, ["broken.jsonl"], "line 1: not JSON"),
+    ("defualt", [], "did you mean 'default'?"),
+]
+
+
+@pytest.mark.parametrize(("config", "data", "message"), MISTAKES)
+def test_mistakes_are_named_before_anything_is_loaded(
+    tmp_path: Path, config: str | None, data: Sequence[str], message: str
+) -> None:
+    write(tmp_path / "bad.jsonl", HARMFUL)
+    write(tmp_path / "good.jsonl", HARMLESS)
+    write(tmp_path / "empty.jsonl", {"text": "no label"})
+    (tmp_path / "broken.jsonl").write_text("{\n")
+    with pytest.raises(ConfigError, match=message):
+        assemble(config, [tmp_path / name for name in data], base=None)
+
+
+def test_a_finished_guardian_is_not_overwritten(guardrail: Invoke, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out / "guardian.json", {})
+    data = write(tmp_path / "data.jsonl", HARMFUL, HARMLESS)
+    result = guardrail("train", "--data", str(data), "--out", str(out))
+    assert result.exit_code == 2
+    assert "holds a finished guardian" in result.stderr
+
+
+def test_the_checkpoint_is_the_loops_own(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from guardrail_plugin.training import loop
+
+    assert train_command.CHECKPOINT == loop._CHECKPOINT
+
+
+def test_options_reach_the_loop_and_figures_come_back(
+    guardrail: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from guardrail_plugin.guardian.manifest import Calibration
+    from guardrail_plugin.training import loop
+    from guardrail_plugin.training.validation import Validation
+
+    asked: dict[str, object] = {}
+    out = tmp_path / "my guardian"
+    write(out / train_command.CHECKPOINT)
+    figures = Validation(
+        7,
+        f1={"input": 0.9},
+        auroc={"input": 0.95},
+        recall_by_source={"data": 0.5},
+        false_positives_by_source={"data": 0.25},
+        calibration={"input": Calibration(temperature=1.5)},
+    )
+
+    def run(config: TrainConfig, **options: object) -> loop.TrainResult:
+        asked.update(options, seed=config.seed, checkpoint=(out / train_command.CHECKPOINT).exists())
+        return loop.TrainResult(out, 3, 60.0, figures)
+
+    monkeypatch.setattr(loop, "train", run)
+    data = write(tmp_path / "data.jsonl", HARMFUL, HARMLESS)
+    result = guardrail(
+        "train", "--data", str(data), "--out", str(out), "--max-steps", "3", "--device", "cpu", "--fresh", "--quiet"
+    )
+    assert result.exit_code == 0
+    assert asked == {
+        "data_folders": [tmp_path],
+        "out": out,
+        "device": "cpu",
+        "max_steps": 3,
+        "quiet": True,
+        "seed": 0,
+        "checkpoint": False,
+    }
+    for part in (
+        "3 steps in 1.0 min",
+        "7 held-out rows",
+        "0.900",
+        "0.950",
+        "1.50",
+        "50.0%",
+        "25.0%",
+        f"Guardian: {out}",
+    ):
+        assert part in result.stdout
+    assert f"guardrail check --guardian '{out}' \"How do I kill a Python process?\"" in result.stdout
+
+
+def test_a_rank_behind_the_first_is_silent(guardrail: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from guardrail_plugin.training import loop
+    from guardrail_plugin.training.validation import Validation
+
+    monkeypatch.setattr(loop, "train", lambda *_, **__: loop.TrainResult(tmp_path, 1, 1.0, Validation(0)))
+    data = write(tmp_path / "data.jsonl", HARMFUL, HARMLESS)
+    arguments = ("train", "--data", str(data), "--out", str(tmp_path / "out"))
+    assert "No figures per rail" in guardrail(*arguments).stdout
+    monkeypatch.setenv("RANK", "1")
+    assert guardrail(*arguments).stdout == ""
