@@ -78,15 +78,14 @@ class Conversation:
             del self._turns[: -2 * _KEPT_TURNS]
 
     def _print_verdict(self, outcome: dict[str, Any]) -> None:
-        action = outcome.get("action")
+        acts = outcome.get("action") != "allow"
         if outcome.get("risk") is None:
             line = f"not judged ({outcome.get('error')})"
         else:
-            line = f"{'HARMFUL' if outcome['harmful'] else 'harmless'}  risk {outcome['risk']:.3f}"
-            if action != "allow":
-                line += f"  {self._session.hazard(outcome['hazard'])}"
-        if action != "allow":
-            line += "  blocked: the guardian answers"
+            # As in `guardrail check`: with a policy, harmful is what the policy acts on.
+            line = f"{'HARMFUL' if acts else 'harmless'}  risk {outcome['risk']:.3f}"
+            line += f"  {self._session.hazard(outcome['hazard'])}" if acts else ""
+        line += "  blocked: the guardian answers" if acts else ""
         self._console.print(Text(f"[{line}]", style="dim"), soft_wrap=True)
 
 

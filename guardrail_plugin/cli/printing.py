@@ -54,18 +54,18 @@ class TablePrinter:
         if answer.verdict is None:
             table.add_row("problem", Text(answer.problem, style="yellow"))
         else:
-            self._add_verdict(table, answer.verdict)
+            self._add_verdict(table, answer.verdict, harmful=bool(answer.harmful))
         if answer.response is not None:
             table.add_row("response", Text(printable(answer.response)))
         self._console.print(_headline(answer))
         self._console.print(table)
         self._console.print()
 
-    def _add_verdict(self, table: Table, verdict: Verdict) -> None:
+    def _add_verdict(self, table: Table, verdict: Verdict, *, harmful: bool) -> None:
         policy = self._session.policy
         threshold = verdict.threshold if policy is None else policy.threshold_for(verdict)
         table.add_row("risk", f"{verdict.risk:.3f}  (acts at {threshold:.2f})")
-        if verdict.hazard is not None and verdict.risk > 0:
+        if harmful and verdict.hazard is not None:
             share = verdict.hazards.get(verdict.hazard, verdict.risk)
             table.add_row("hazard", Text(f"{self._session.hazard(verdict.hazard)}  {share:.3f}"))
         if verdict.truncated:

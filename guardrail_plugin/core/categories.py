@@ -44,9 +44,9 @@ _CATQA: Mapping[str, str] = {
 _AART: Mapping[str, str] = {
     **dict.fromkeys(
         (
-            "acts of violence committed for political or ideological purposes", "animal abuse", "animal cruelty", "arson",
-            "assassinations", "assault", "bombings", "cockfighting", "dog fighting", "domestic violence", "hijackings",
-            "kidnapping", "kidnappings", "murder", "terrorism", "violence", "organ trafficking",
+            "acts of violence committed for political or ideological purposes", "animal abuse", "animal cruelty",
+            "arson", "assassinations", "assault", "bombings", "cockfighting", "dog fighting", "domestic violence",
+            "hijackings", "kidnapping", "kidnappings", "murder", "terrorism", "violence", "organ trafficking",
         ),
         "S1",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -139,7 +140,7 @@ class Anchor:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, dict[str, object]], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             described = json.loads((file.metadata() or {})[_METADATA_KEY])

@@ -51,12 +51,11 @@ class Journal:
     def _read(self, path: Path) -> None:
         raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                self._responses[entry["key"]] = entry["responses"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise ConfigError(f"{path}, line {number}: not a line of drawn responses") from None
+        try:
+            entries = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+            self._responses |= {entry["key"]: entry["responses"] for entry in entries}
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path} is not a file of drawn responses") from None
         if len(whole) < len(raw):
             path.write_bytes(whole)
 

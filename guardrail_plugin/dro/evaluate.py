@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -138,9 +139,7 @@ def evaluate(
         for name, is_harmful, queries in sets:
             sampling = config.sampling(harmful=is_harmful)
             drawer = Drawer(model, tokenizer, sampling=sampling, journal=journal)
-            drawn = drawer.draw(
-                placed.rows(queries), queries, condition=name, soft=placed.vectors, progress=bar.update
-            )
+            drawn = drawer.draw(placed.rows(queries), queries, condition=name, soft=placed.vectors, progress=bar.update)
             counting = _Counting(config, is_refusal, judge)
             results.append(counting.count(name, queries, drawn, harmful=is_harmful))
     perplexity, tokens = placed.perplexity(references, batch_size=config.batch_size) if references else (None, 0)
@@ -153,18 +152,21 @@ class _Counting:
     is_refusal: Callable[[str], bool]
     judge: Judge | None
 
-    def count(
-        self, name: str, queries: Sequence[str], drawn: Sequence[Sequence[str]], *, harmful: bool
-    ) -> SetResult:
+    def count(self, name: str, queries: Sequence[str], drawn: Sequence[Sequence[str]], *, harmful: bool) -> SetResult:
         kept = [sorted(texts, key=len, reverse=True)[: self.config.kept] for texts in drawn]
         pairs = [(query, text) for query, texts in zip(queries, kept, strict=True) for text in texts]
         refused = [self.is_refusal(text) for _, text in pairs]
         hit = self._complies(pairs, refused) if harmful else refused
-        per_query = iter(hit)
-        any_hit = sum(any([next(per_query) for _ in texts]) for texts in kept)
-        words = sum(len(text.split()) for _, text in pairs)
+        ends = list(accumulate(len(texts) for texts in kept))
         return SetResult(
-            name, harmful, len(kept), any_hit, len(pairs), sum(hit), sum(refused), words / max(1, len(pairs))
+            name=name,
+            harmful=harmful,
+            queries=len(kept),
+            hits=sum(any(hit[end - len(texts) : end]) for texts, end in zip(kept, ends, strict=True)),
+            samples=len(pairs),
+            sample_hits=sum(hit),
+            refused_samples=sum(refused),
+            mean_words=sum(len(text.split()) for _, text in pairs) / max(1, len(pairs)),
         )
 
     def _complies(self, pairs: Sequence[tuple[str, str]], refused: Sequence[bool]) -> list[bool]:

@@ -63,7 +63,7 @@ def fit_anchor(
     conditions = {NO_PROMPT: "", **named_prompts(safety_prompts)}
     queries = (*harmful, *harmless)
     if min(len(harmful), len(harmless)) < config.folds:
-        raise ConfigError(f"{config.folds} folds need at least {config.folds} harmful and {config.folds} harmless queries")
+        raise ConfigError(f"{config.folds} folds need at least as many harmful and as many harmless queries")
     rows = condition_rows(ChatSplice(tokenizer), queries, conditions)
     states = torch.stack(
         [collect_states(model, r, layer=config.layer, batch_size=config.batch_size) for r in rows.values()]
@@ -114,7 +114,7 @@ def _fit_heads(
     harmfulness = fit_head(flat, is_harmless.float().repeat(conditions), folds, config)
     if harmfulness.accuracy < config.min_harm_accuracy:
         raise ConfigError(
-            f"the harmfulness head has nothing to learn: at layer {config.layer}, in {config.dims} dimensions, it tells "
+            f"the harmfulness head has nothing to learn: in {config.dims} dimensions of layer {config.layer} it tells "
             f"harmful from harmless queries with accuracy {harmfulness.accuracy:.2f}. Try another layer or more dims."
         )
     refusal = fit_head(flat, compliance.flatten(), folds, config)
@@ -150,6 +150,6 @@ def _require_refusals(compliance: Tensor, config: AnchorConfig) -> None:
     word = "almost never" if refused < 0.5 else "almost always"
     raise ConfigError(
         f"the refusal head has nothing to learn: the model {word} refuses ({refused:.1%} of all samples, at least "
-        f"{config.min_refusal_spread:.0%} of either kind are needed). DRO amplifies refusals that a model already makes; "
-        "it cannot teach them. Take a model tuned to refuse some harmful queries, or lower min_refusal_spread."
+        f"{config.min_refusal_spread:.0%} of either kind are needed). DRO amplifies refusals that a model already "
+        "makes; it cannot teach them. Take a model tuned to refuse some harmful queries, or lower min_refusal_spread."
     )

@@ -132,7 +132,7 @@ class ChatSplice:
         if self.has_system_role:
             return [("system", lead), *turns]
         if not turns or turns[0][0] != "user":
-            raise ConfigError("this chat template has no system role, so the conversation must begin with a user message")
+            raise ConfigError("this chat template has no system role: the conversation must begin with a user message")
         return [("user", lead + turns[0][1]), *turns[1:]]
 
     def _renders_system(self) -> bool:

@@ -61,9 +61,7 @@ def optimise(
     if checkpoint is not None:
         run.resume(checkpoint)
     per_epoch = -(-len(training) // config.batch_size)
-    with tqdm(
-        total=per_epoch * config.epochs, initial=run.step, desc="Training", unit="step", disable=quiet
-    ) as bar:
+    with tqdm(total=per_epoch * config.epochs, initial=run.step, desc="Training", unit="step", disable=quiet) as bar:
         for step, batch, ends_epoch in _schedule(training, config):
             if step < run.step:
                 continue

@@ -41,9 +41,7 @@ def soft_coordinates(
     splice = ChatSplice(tokenizer)
     rows = [splice.row(conversation(query), soft=True) for query in anchor.queries]
     vectors = soft.vectors.to(model.device)
-    states = collect_states(
-        model, rows, vectors, layer=anchor.config.layer, batch_size=anchor.config.batch_size
-    )
+    states = collect_states(model, rows, vectors, layer=anchor.config.layer, batch_size=anchor.config.batch_size)
     return anchor.project(states)
 
 
@@ -115,7 +113,8 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
 def _panel(ax: Axes, coordinates: Tensor, anchor: Anchor) -> None:
     harmless = anchor.is_harmless
     for kind, colour, label in ((~harmless, _HARMFUL, "harmful query"), (harmless, _HARMLESS, "harmless query")):
-        ax.scatter(*coordinates[kind, :2].T.tolist(), s=9, alpha=0.7, color=colour, linewidths=0, label=label)
+        x, y = coordinates[kind, 0].tolist(), coordinates[kind, 1].tolist()
+        ax.scatter(x, y, s=9, alpha=0.7, color=colour, linewidths=0, label=label)
     _boundary(ax, anchor.refusal, colour=_REFUSAL, label="refusal boundary")
     _boundary(ax, anchor.harmfulness, colour=_HARMFULNESS, label="harmfulness boundary")
 
@@ -129,7 +128,8 @@ def _boundary(ax: Axes, head: Head, *, colour: str, label: str) -> None:
     unit = normal / length
     foot = -float(head.bias) / length * unit  # the point of the line that is nearest to the mean
     along = torch.stack([-unit[1], unit[0]])
-    ax.axline(tuple(foot.tolist()), tuple((foot + along).tolist()), color=colour, linestyle="--", linewidth=1, label=label)
+    through = (tuple(foot.tolist()), tuple((foot + along).tolist()))
+    ax.axline(*through, color=colour, linestyle="--", linewidth=1, label=label)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     reach = 0.12 * min(right - left, top - bottom)
     tip = foot - reach * unit

@@ -52,11 +52,11 @@ class Prefix:
         Shapes: embeds (L, d); the gradient reaches them through the cache.
 
         Raises:
-            ConfigError: the model keeps a state that is not keys and values (a recurrent layer), which cannot be shared.
+            ConfigError: the model keeps a state that is not keys and values (a recurrent layer); it cannot be shared.
         """
         from transformers import DynamicCache
 
-        cache = self.rows(1) if self.cache is not None else DynamicCache(config=model.config)
+        cache = self.rows(1) or DynamicCache(config=model.config)
         model.get_decoder()(inputs_embeds=embeds.unsqueeze(0), past_key_values=cache, use_cache=True)
         if any(getattr(layer, "keys", None) is None for layer in cache.layers):
             raise ConfigError("this model's layers do not all cache keys and values; use share_prefix=False")

@@ -147,9 +147,7 @@ class _VanillaProblem:
         answers = [self._answers[i] for i in indices]
         logs = answer_log_probabilities(self._model, prompts, answers, prefix=prefix)
         desired = torch.cat([torch.full((len(one),), self._desired[i]) for i, one in zip(indices, logs, strict=True)])
-        loss = likelihood_loss(
-            torch.cat(logs), desired.to(soft.device), undesired_weight=self._undesired_weight
-        )
+        loss = likelihood_loss(torch.cat(logs), desired.to(soft.device), undesired_weight=self._undesired_weight)
         return loss, {"loss": float(loss)}
 
 

@@ -45,7 +45,6 @@ class _Cipher:
     def __init__(self, write: dict[str, str]) -> None:
         self.strong = {cipher for plain, cipher in write.items() if plain in _PLAIN} - set(_ACCIDENTS.split())
         self.weak = set(write.values()) - self.strong
-        self.hint = re.compile(rf"(?<![a-z])(?:{'|'.join(sorted(self.strong))})(?![a-z])", re.IGNORECASE)
 
     def fits(self, words: set[str]) -> bool:
         """Say whether a phrase of these words is enciphered: two function words, one of them unmistakable."""
@@ -61,23 +60,22 @@ _OPENERS = frozenset(word[::-1] for word in ("how", "what", "give", "write", "te
 
 def decipher(text: str) -> str:
     """Return the text with enciphered phrases read; unchanged if there are none."""
-    return _function_word_ciphers(_radio(_morse(text)))
+    text = _morse(text)
+    words = set(_WORD.findall(text.lower()))
+    if len(words & _RADIO.keys()) > 1:
+        text = _radio(text)
+    return _PHRASE.sub(_read_phrase, text) if words & (_ROT13.strong | _BACKWARDS.strong) else text
 
 
-def _function_word_ciphers(text: str) -> str:
-    hinted = [cipher for cipher in (_ROT13, _BACKWARDS) if cipher.hint.search(text)]
-
-    def read(match: re.Match[str]) -> str:
-        phrase = match.group()
-        words = _WORD.findall(phrase.lower())
-        known = set(words)
-        if _ROT13 in hinted and _ROT13.fits(known):
-            return codecs.encode(phrase, "rot13")
-        if _BACKWARDS in hinted and _BACKWARDS.fits(known):
-            return _by_word(phrase) if words[0] in _OPENERS else phrase[::-1]
-        return phrase
-
-    return _PHRASE.sub(read, text) if hinted else text
+def _read_phrase(match: re.Match[str]) -> str:
+    phrase = match.group()
+    words = _WORD.findall(phrase.lower())
+    known = set(words)
+    if _ROT13.fits(known):
+        return codecs.encode(phrase, "rot13")
+    if _BACKWARDS.fits(known):
+        return _by_word(phrase) if words[0] in _OPENERS else phrase[::-1]
+    return phrase
 
 
 def _by_word(phrase: str) -> str:

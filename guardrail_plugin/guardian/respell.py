@@ -37,7 +37,7 @@ _HEX = re.compile(r"[0-9a-fA-F]+")
 # Consonant, digit for a vowel, consonant.
 _INNER = re.compile(r"(?<=[b-df-hj-np-tv-z])[0134@!€](?=[b-df-hj-np-tv-z])")
 _PRODUCTS = re.compile(
-    r"log4|s3fs|s3cmd|d3js|k3s|[fp]m3m|p2p|b2b|mp[34]|ps[345]|c3po|n8n|f1score|web3|html5|css3|h5py|i3wm|utf"
+    r"log4|s3fs|s3cmd|d3js|k3s|[fp]m3[cmn]|p2p|b2b|mp[34]|ps[345]|c3po|n8n|f1score|web3|html5|css3|h5py|i3wm|utf"
 )
 
 

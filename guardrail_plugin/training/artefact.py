@@ -1,4 +1,4 @@
-"""Write a trained guardian: PEFT adapter in bfloat16, ``guardian.json``."""
+"""Write a trained guardian: PEFT adapter in bfloat16, ``guardian.json``, model card."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from guardrail_plugin.core.hazards import MLCOMMONS
 from guardrail_plugin.guardian.manifest import ADAPTER_FILE, HazardEntry, Manifest
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.locate import EMBEDDED_MODEL, EMBEDDED_REVISION, Located
+from guardrail_plugin.training.card import write_card
 from guardrail_plugin.training.config import TrainConfig
 from guardrail_plugin.training.network import GuardianNetwork
 from guardrail_plugin.training.validation import Validation
@@ -53,6 +54,9 @@ def save_artefact(
     header = {"format": "pt", "base_model": manifest.base_model, "base_revision": str(manifest.base_revision)}
     header |= {"seed": str(config.seed), "config": config.model_dump_json()}
     save_file(tensors, folder / ADAPTER_FILE, header)
-    network.peft.peft_config["default"].save_pretrained(str(folder))
+    peft_config = network.peft.peft_config["default"]
+    peft_config.base_model_name_or_path = manifest.base_model  # not the folder that it was loaded from
+    peft_config.save_pretrained(str(folder))
     manifest.write(folder)
+    write_card(folder, manifest)
     return manifest

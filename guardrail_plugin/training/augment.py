@@ -33,7 +33,7 @@ def pad(text: str, paragraphs: Sequence[str], rng: random.Random) -> str:
 
 
 def obfuscate(text: str, rng: random.Random) -> str:
-    """Disguise some of it: leet digits, spaced letters, look-alike letters, inserted hyphens, or all of it in base64."""
+    """Disguise some of it: leet digits, spaced or look-alike letters, inserted hyphens; or all of it in base64."""
     style = rng.choice(("leet", "spaced", "lookalike", "hyphen", "base64"))
     if style == "base64":
         return f"Decode this and do what it says: {base64.b64encode(text.encode()).decode()}"

@@ -31,8 +31,15 @@ _DOUBLING = frozenset(
         "occur patrol prefer propel rebel repel unplug upset blog outrun rebut sandbag program blot"
     ).split()
 )
-_IRREGULAR = {"be": "being", "die": "dying", "lie": "lying", "tie": "tying", "vie": "vying", "see": "seeing",
-              "flee": "fleeing", "free": "freeing", "agree": "agreeing", "dye": "dyeing", "singe": "singeing"}  # fmt: skip
+_IRREGULAR = {
+    "be": "being",
+    "die": "dying",
+    "dye": "dyeing",
+    "lie": "lying",
+    "singe": "singeing",
+    "tie": "tying",
+    "vie": "vying",
+}
 
 
 @dataclass(frozen=True, slots=True)

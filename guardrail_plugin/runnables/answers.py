@@ -1,0 +1,151 @@
+"""Read what a chain answers, whole or chunk by chunk: text, messages, or whatever the caller can turn into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, BaseMessageChunk
+
+from guardrail_plugin.core.conversation import Check, Message
+from guardrail_plugin.core.errors import InputError
+from guardrail_plugin.flow import Part, Uncheckable
+from guardrail_plugin.runnables.blocks import call_checks, part_of
+from guardrail_plugin.runnables.content import kinds_in
+from guardrail_plugin.runnables.streams import joined
+
+OutputText: TypeAlias = Callable[[Any], "str | BaseMessage | None"]
+"""From a chain's output to what of it is judged; ``None``: nothing in it is text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the answer answers: the query, and the turns before it."""
+
+    query: str | None = field(default=None, repr=False)
+    context: tuple[Message, ...] = field(default=(), repr=False)
+
+    def check(self, text: str) -> Check:
+        """Return a piece of the answer as something to judge."""
+        return Check(text, rail="output", query=self.query, context=self.context)
+
+
+def answer_checks(output: object, asked: Asked, output_text: OutputText | None) -> tuple[Check, ...] | Uncheckable:
+    """Return what must be judged of a whole answer: its text, its reasoning, each of its tool calls.
+
+    Raises:
+        InputError: it is of a type that cannot be read.
+    """
+    readable = _readable(output, output_text)
+    if isinstance(readable, str):
+        return (asked.check(readable),) if readable.strip() else ()
+    part = part_of(readable)
+    checks = tuple(asked.check(text) for text in (part.answer, part.reasoning) if text.strip())
+    checks += call_checks(readable) if part.acts else ()
+    kinds = kinds_in([readable.content])
+    if not checks and kinds:
+        return Uncheckable(f"the answer holds only {', '.join(kinds)}")
+    return checks
+
+
+def _readable(output: object, output_text: OutputText | None) -> str | BaseMessage:
+    given: object = output
+    if output_text is not None:
+        try:
+            given = output_text(output)
+        except Exception as error:
+            # Its message may quote the answer, so only its type is passed on.
+            raise InputError(f"output_text raised {type(error).__name__}") from None
+        given = "" if given is None else given
+    if isinstance(given, str | BaseMessage):
+        return given
+    raise InputError(f"cannot read text from the output, which is a {type(given).__name__}; pass output_text")
+
+
+class ChunkReader:
+    """Reads a stream of text or of message chunks. Made for one stream.
+
+    Attributes:
+        message_id: the id that the answer's chunks carry.
+        blocks: whether they carry content blocks rather than plain text.
+    """
+
+    def __init__(self) -> None:
+        self.message_id: str | None = None
+        self.blocks = False
+        self._acting: list[BaseMessage] = []
+        self._kinds: dict[str, None] = {}
+        self._text = False
+
+    def read(self, chunk: object) -> Part:
+        """Return what the chunk adds.
+
+        Raises:
+            InputError: it is neither text nor a message.
+        """
+        readable = _readable(chunk, None)
+        if isinstance(readable, str):
+            return Part(readable)
+        self.message_id = readable.id or self.message_id
+        self.blocks = self.blocks or (isinstance(readable.content, list) and bool(readable.content))
+        self._kinds.update(dict.fromkeys(kinds_in([readable.content])))
+        part = part_of(readable)
+        self._text = self._text or bool(part.answer.strip())
+        if part.acts:
+            self._acting.append(readable)
+        return part
+
+    def rest(self) -> tuple[Check, ...]:
+        """Return the checks of the tool calls that the chunks add up to."""
+        if not self._acting:
+            return ()
+        if all(isinstance(message, BaseMessageChunk) for message in self._acting):
+            return call_checks(joined(self._acting))
+        return tuple(check for message in self._acting for check in call_checks(message))
+
+    def nothing(self) -> Uncheckable | None:
+        """Tell that there were only images and the like."""
+        if self._text or self._acting or not self._kinds:
+            return None
+        return Uncheckable(f"the answer holds only {', '.join(self._kinds)}")
+
+
+class WholeReader:
+    """Keeps chunks of a type that only ``output_text`` can read, and has them judged when they are complete."""
+
+    message_id: str | None = None
+    blocks = False
+
+    def __init__(self, asked: Asked, output_text: OutputText) -> None:
+        self._asked = asked
+        self._output_text = output_text
+        self._chunks: list[object] = []
+        self._nothing: Uncheckable | None = None
+
+    def read(self, chunk: object) -> Part:
+        """Keep the chunk, which may act: nothing of it leaves before the end."""
+        self._chunks.append(chunk)
+        return Part(acts=True)
+
+    def rest(self) -> tuple[Check, ...]:
+        """Return the checks of what the chunks add up to.
+
+        Raises:
+            InputError: ``output_text`` could not read it.
+        """
+        checks = answer_checks(joined(self._chunks), self._asked, self._output_text)
+        if isinstance(checks, Uncheckable):
+            self._nothing = checks
+            return ()
+        return checks
+
+    def nothing(self) -> Uncheckable | None:
+        """Tell that there was nothing to judge in it; asked after ``rest``."""
+        return self._nothing
+
+
+def without_calls(message: AIMessage, text: str) -> AIMessage:
+    """Return an answer that says ``text`` instead: its id and usage stay, its tool calls and reasoning go."""
+    kind = AIMessageChunk if isinstance(message, AIMessageChunk) else AIMessage
+    return kind(content=text, id=message.id, name=message.name, usage_metadata=message.usage_metadata)
