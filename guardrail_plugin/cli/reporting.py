@@ -55,11 +55,11 @@ def reports_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     return run
 
 
-def as_told(error: Exception) -> GuardrailError | None:
+def as_told(error: BaseException) -> GuardrailError | None:
     """Return the error to print: a missing module of an extra names that extra. ``None``: this is a bug."""
     if isinstance(error, GuardrailError):
         return error
-    module = getattr(error, "name", None)
+    module = error.name if isinstance(error, ModuleNotFoundError) else None
     extra = _EXTRA_OF.get(str(module).partition(".")[0])
     return MissingDependencyError(str(module), extra=extra) if extra else None
 
@@ -70,8 +70,8 @@ def show_error(error: GuardrailError) -> None:
     console.print(Text(f"error: {error}", style="red"))
     for cause in _causes(error):
         # Errors of others may quote the text that was checked: their name is enough, --debug shows the rest.
-        message = str(cause) if isinstance(cause, GuardrailError) else f"{type(cause).__name__} (--debug shows more)"
-        console.print(Text(f"  because: {message}", style="red"))
+        told = as_told(cause)
+        console.print(Text(f"  because: {told or f'{type(cause).__name__} (--debug shows more)'}", style="red"))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,7 @@ def equal_mass_bins(risk: Floats, *, bins: int = ECE_BINS) -> Ints:
 
 
 def resamples(strata: Ints, *, count: int, seed: int) -> Iterator[Floats]:
-    """Yield blocks of weights (B, N): how often each row was drawn, every stratum keeping its size. ``count`` rows in all.
+    """Yield blocks of weights (B, N), ``count`` rows in all: how often each row was drawn, strata keeping their sizes.
 
     Seeded: the same strata, count and seed give the same weights.
     """
@@ -83,7 +83,7 @@ def statistics(rows: Prepared, weights: Floats) -> dict[str, Floats]:
     return found | _ranking(rows, weights) | {"ece": _calibration_error(rows, weights)}
 
 
-def _ranking(rows: Prepared, weights: Floats) -> Mapping[str, Floats]:
+def _ranking(rows: Prepared, weights: Floats) -> dict[str, Floats]:
     falling = weights[:, rows.order]
     labels = rows.harmful[rows.order]
     hits = np.cumsum(falling * labels, axis=1)[:, rows.ends]  # (B, G)

@@ -118,7 +118,7 @@ def totals(scored: Sequence[Scored], *, count: int, seed: int) -> list[SetResult
 
 
 def pool(scored: Sequence[Scored]) -> tuple[Scored, list[int]]:
-    """Return the distinct rows of several files of one rail, the first occurrence of each, and each row's file number."""
+    """Return the distinct rows of several files of one rail (first occurrences) and each row's file number."""
     rows: list[EvalRow] = []
     scores: list[Score] = []
     groups: list[int] = []
@@ -136,9 +136,7 @@ def pool(scored: Sequence[Scored]) -> tuple[Scored, list[int]]:
     return Scored(data, tuple(scores)), groups
 
 
-def _result(
-    name: str, scored: Scored, figures: Mapping[str, Figure], *, path: str, fingerprint: str
-) -> SetResult:
+def _result(name: str, scored: Scored, figures: Mapping[str, Figure], *, path: str, fingerprint: str) -> SetResult:
     data, scores = scored.dataset, scored.scores
     sample = Sample.of(scores)
     return SetResult(

@@ -55,9 +55,7 @@ def evaluate(
     if not files:
         raise ConfigError("no files to evaluate on: name JSONL files, or a data folder with --suite")
     datasets = [load(file) for file in with_unique_names(files)]
-    scored = [
-        Scored(data, tuple(_scores(data, guardian, chosen, folder=out / SCORES_FOLDER))) for data in datasets
-    ]
+    scored = [Scored(data, tuple(_scores(data, guardian, chosen, folder=out / SCORES_FOLDER))) for data in datasets]
     result = RunResult(
         guardian=guardian.id,
         library=__version__,

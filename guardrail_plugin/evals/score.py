@@ -70,7 +70,7 @@ def score(
     done = {key: found for key, found in done.items() if key in rows}
     store.rewrite([_as_json(found) for found in done.values()])
     missing = [row for row in dataset.rows if row.id not in done]
-    # Texts of like length share a batch without padding; the longest come first, so that memory runs out early or never.
+    # Texts of like length share a batch without padding. The longest come first: memory runs out early or never.
     missing.sort(key=lambda row: len(row.check.text), reverse=True)
     watch = _Watch()
     with tqdm(total=len(rows), initial=len(done), desc=dataset.name, unit="text", disable=quiet) as bar:

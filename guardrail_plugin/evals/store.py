@@ -1,4 +1,4 @@
-"""Scores on disk: ``NAME.jsonl`` with one line per row and ``NAME.meta.json`` that says whose scores of what they are."""
+"""Scores on disk: ``NAME.jsonl`` with one line per row, and ``NAME.meta.json`` that says whose scores they are."""
 
 from __future__ import annotations
 

@@ -84,7 +84,9 @@ def with_unique_names(files: Sequence[EvalFile]) -> list[EvalFile]:
     Raises:
         ConfigError: the same file and selection is named twice.
     """
-    named = [replace(file, name=f"{file.path.parent.name}-{file.name}") if many else file for file, many in _counted(files)]
+    named = [
+        replace(file, name=f"{file.path.parent.name}-{file.name}") if many else file for file, many in _counted(files)
+    ]
     twice = [file for file, many in _counted(named) if many]
     if twice:
         raise ConfigError(f"{twice[0].path} is named twice")

@@ -26,7 +26,7 @@ from guardrail_plugin.guardian.protocol import CheckOutcome
 C = TypeVar("C")
 
 Release: TypeAlias = Literal["checked", "optimistic"]
-"""``"checked"``: nothing leaves unjudged. ``"optimistic"``: text leaves at once, and is taken back when it is blocked."""
+"""``"checked"``: nothing leaves unjudged. ``"optimistic"``: text leaves at once, and is taken back when blocked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,9 @@ class Window:
             if self.setting < 1:
                 raise ConfigError(f"window must be 1 word or more, got {self.setting}")
         elif self.setting not in known:
-            raise ConfigError(f"window={self.setting!r} is none of {', '.join(known)}{did_you_mean(self.setting, known)}")
+            raise ConfigError(
+                f"window={self.setting!r} is none of {', '.join(known)}{did_you_mean(self.setting, known)}"
+            )
 
     def complete(self, held: str) -> bool:
         """Return whether text that waits is enough for a check.

@@ -35,6 +35,8 @@ _URDU = re.compile("[ٹڈڑےںھ]")
 _PERSIAN = re.compile("[پچژگکی]")
 
 _WORD = re.compile(r"[^\W\d_]+")
+_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|„[^“\n]*“|«[^»\n]*»|「[^」\n]*」")
+_MIN_WORDS_OUTSIDE = 2
 _STOP_WORDS = {
     "en": "the of and to in is that it for you with on as are be this have from or by how what can i my not do a an "
     "make write give tell me explain why who when where which does should would could we they your his her was were "
@@ -87,7 +89,7 @@ def detect(text: str) -> str:
 
     Looks at no more than the first 4,000 characters. Deterministic; never raises.
     """
-    sample = text[:_SAMPLE_CHARACTERS]
+    sample = _outside_quotes(text[:_SAMPLE_CHARACTERS])
     if sample.isascii():
         return _latin(sample)
     scripts = _scripts(sample)
@@ -101,6 +103,12 @@ def detect(text: str) -> str:
     if script == "arabic":
         return _arabic(sample)
     return _latin(sample) if script == "latin" else script
+
+
+def _outside_quotes(sample: str) -> str:
+    """Leave out what is quoted, often for translation, unless hardly anything else is there."""
+    rest = _QUOTED.sub(" ", sample)
+    return rest if len(_WORD.findall(rest)) >= _MIN_WORDS_OUTSIDE else sample
 
 
 def _scripts(sample: str) -> Counter[str]:
@@ -145,6 +153,7 @@ def _latin(sample: str) -> str:
     best = max(scores, key=lambda code: scores[code])
     # One odd word in an English sentence ("the las vegas strip") must not change the language of the answer.
     clues = sum(len(word) > 1 for word in _weights()[best].keys() & set(words))
-    clues += any(letter in letters for letter in _LETTERS.get(best, ""))
+    marked = sum(letters[letter] for letter in _LETTERS.get(best, ""))
+    clues += min(marked, 1) + (marked > _MIN_CLUES)
     sure = scores[best] >= _MIN_SCORE and clues >= _MIN_CLUES and scores[best] > _MARGIN * scores["en"]
     return best if sure else "en"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, BaseMessageChunk
+from langchain_core.messages import BaseMessage, BaseMessageChunk
 
 from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.errors import InputError
@@ -15,7 +15,7 @@ from guardrail_plugin.runnables.blocks import call_checks, part_of
 from guardrail_plugin.runnables.content import kinds_in
 from guardrail_plugin.runnables.streams import joined
 
-OutputText: TypeAlias = Callable[[Any], "str | BaseMessage | None"]
+OutputText: TypeAlias = Callable[[Any], str | BaseMessage | None]
 """From a chain's output to what of it is judged; ``None``: nothing in it is text."""
 
 
@@ -134,6 +134,8 @@ class WholeReader:
         Raises:
             InputError: ``output_text`` could not read it.
         """
+        if not self._chunks:
+            return ()
         checks = answer_checks(joined(self._chunks), self._asked, self._output_text)
         if isinstance(checks, Uncheckable):
             self._nothing = checks
@@ -143,9 +145,3 @@ class WholeReader:
     def nothing(self) -> Uncheckable | None:
         """Tell that there was nothing to judge in it; asked after ``rest``."""
         return self._nothing
-
-
-def without_calls(message: AIMessage, text: str) -> AIMessage:
-    """Return an answer that says ``text`` instead: its id and usage stay, its tool calls and reasoning go."""
-    kind = AIMessageChunk if isinstance(message, AIMessageChunk) else AIMessage
-    return kind(content=text, id=message.id, name=message.name, usage_metadata=message.usage_metadata)

@@ -9,10 +9,14 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.flow import Part
+from guardrail_plugin.runnables.content import MEDIA_KINDS, text_in
 
 _REASONING = frozenset({"reasoning", "thinking", "reasoning_content", "redacted_thinking", "thought"})
 _CALLS = frozenset(
-    {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "input_json_delta", "function_call", "custom_tool_call"}
+    {
+        "tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "input_json_delta", "function_call",
+        "custom_tool_call",
+    }
 )  # fmt: skip
 """Blocks that LangChain also reads into ``tool_calls``, ``invalid_tool_calls`` and ``tool_call_chunks``."""
 
@@ -46,6 +50,8 @@ def part_of(message: BaseMessage) -> Part:
             acts = True
         elif kind in _REASONING:
             reasoning.extend(_strings(block))
+        elif kind in MEDIA_KINDS:
+            answer.append(text_in(block))
         elif kind == "non_standard" and isinstance(block, Mapping):
             answer.extend(_strings(block.get("value")))
         else:
@@ -79,7 +85,8 @@ def call_checks(message: BaseMessage) -> tuple[Check, ...]:
     """Return one check for each tool call of a message, unreadable and server-side ones too."""
     checks = [call_check(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
     checks += [
-        call_check(call.get("name") or "", call.get("args") or "") for call in getattr(message, "invalid_tool_calls", ())
+        call_check(call.get("name") or "", call.get("args") or "")
+        for call in getattr(message, "invalid_tool_calls", ())
     ]
     known = isinstance(message, AIMessage) and bool(checks)
     for block in () if isinstance(message.content, str) else message.content:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-_KINDS = frozenset(
+MEDIA_KINDS = frozenset(
     {"image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file", "document"}
 )
+"""Blocks that are not text, whatever text may stand beside it in them."""
 
 _TEXT_KEYS = ("text", "content", "value", "document", "title", "context")
 """Where blocks keep what a model reads. All are read: which of them a provider uses is not ours to guess."""
@@ -50,5 +51,5 @@ def kinds_in(contents: Iterable[object]) -> list[str]:
             for block in content:
                 kind = block.get("type") if isinstance(block, Mapping) else None
                 if kind is not None and not text_in(block).strip():
-                    kinds[kind if isinstance(kind, str) and kind in _KINDS else "other"] = None
+                    kinds[kind if isinstance(kind, str) and kind in MEDIA_KINDS else "other"] = None
     return list(kinds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import coerce_to_runnable
@@ -10,7 +10,10 @@ from langchain_core.runnables.utils import Input, Output
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.policy import OnFailure, Policy
+from guardrail_plugin.flow import OnEscalate, Release, WindowSetting
 from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.runnables.answers import OutputText
+from guardrail_plugin.runnables.construction import GuardRail
 from guardrail_plugin.runnables.guarded import GuardedRunnable
 from guardrail_plugin.runnables.stage import OnBlock
 from guardrail_plugin.runnables.views import InputKey
@@ -21,17 +24,30 @@ def guard(
     *,
     guardian: GuardianProtocol,
     policy: Policy | None = None,
+    rails: Sequence[GuardRail] = ("input",),
     input_key: InputKey | None = None,
     output_type: object = None,
+    output_text: OutputText | None = None,
+    window: WindowSetting = "sentence",
+    release: Release = "checked",
+    overlap: bool = False,
     on_block: OnBlock | None = None,
     on_uncheckable: OnFailure = "block",
+    on_escalate: OnEscalate | None = None,
     context_turns: int = 6,
     name: str | None = None,
 ) -> GuardedRunnable[Input, Output]:
-    """Put an input rail and a responder in front of a Runnable. Returns a new Runnable of the same types.
+    """Put rails around a Runnable, and a responder in its place. Returns a new Runnable of the same types.
 
-    Judged is the latest user turn: all user messages after the last assistant message, with up to
+    The input rail judges the latest user turn: all user messages after the last assistant message, with up to
     ``context_turns`` turns before it for context. What the guardian blocks never reaches ``runnable``.
+
+    The output rail judges the answer together with the query, and each of its tool calls on its own. Streams release
+    only what has been judged, window by window; each window is judged with what stands before it, and the answer as a
+    whole before its last window leaves. A block closes the chain's stream, and the safeguard response takes the place
+    of what was held, under the same message id, without tool calls. What left before a block cannot be taken back from
+    a stream: messages tell its length in ``response_metadata["guardrail"]["released_characters"]``. The first
+    chunk leaves later than the chain's own by one window and one check; async streams read on while a check is out.
 
     Wrap the whole of what can answer: in ``guard(a).with_fallbacks([b])`` a rail that raises is one more failure,
     and ``b`` gets the input unjudged. Write ``guard(a.with_fallbacks([b]))``.
@@ -40,14 +56,29 @@ def guard(
         runnable: any Runnable, or a function (sync or async) that LangChain can make into one.
         guardian: who judges and writes safeguard responses.
         policy: when to act and how. ``None``: the guardian's calibrated thresholds, block, closed on failure.
+        rails: ``"input"``, ``"output"`` or both. With ``"output"``, or ``overlap``, the runs inside the chain are kept
+            from the caller's callbacks; see ``GuardedRunnable``.
         input_key: for dict inputs, the key of the user's text or messages, or a function from the input to them.
             ``None``: a value alone in its dict, or under exactly one of ``messages``, ``input``, ``question``,
             ``query``.
         output_type: ``str`` or ``AIMessage`` where ``runnable`` does not tell what it returns.
+        output_text: for outputs that are neither text nor messages: a function from the whole output to what of it is
+            judged. Their streams are held until they are complete.
+        window: how much of a streamed answer a check waits for: ``"sentence"``, a number of words, or ``"answer"``
+            for all of it.
+        release: ``"checked"``, or ``"optimistic"``: chunks leave at once, and the safeguard response follows what turns
+            out to be blocked. Tool calls are held either way.
+        overlap: start the chain beside the guardian; nothing leaves before the verdict, and a block cancels the
+            chain's task (in sync calls it is abandoned). Batches are judged first all the same. **The chain runs on
+            inputs that are then blocked**: whatever it writes, sends or spends is done. Tools made by ``guard_tool``
+            wait for the verdict; others do not.
         on_block: ``"respond"``, ``"raise"``, or ``function(verdict, response)`` whose result stands in for the
             output. ``None``: as the policy says. The verdict is ``None`` when none could be had.
         on_uncheckable: what happens to an input without text, empty or images only: ``"block"`` answers that text
             is needed, ``"raise"`` raises ``InputError``, ``"allow"`` lets it through unjudged.
+        on_escalate: whom to ask when the policy says ``"escalate"``: ``function(verdict, check)`` returns ``"allow"``,
+            ``"block"``, or the text that goes on in place of the judged one. ``None``: it blocks. In streams the
+            answer is held until the end, and asked about once.
         context_turns: earlier user and assistant turns that the guardian sees.
         name: the run's name in traces. ``None``: ``guard<…>`` around the wrapped Runnable's name.
 
@@ -62,10 +93,16 @@ def guard(
         runnable=wrapped,
         guardian=guardian,
         policy=policy,
+        rails=rails,
         input_key=input_key,
         output_type=output_type,
+        output_text=output_text,
+        window=window,
+        release=release,
+        overlap=overlap,
         on_block=on_block,
         on_uncheckable=on_uncheckable,
+        on_escalate=on_escalate,
         context_turns=context_turns,
         name=name,
     )

@@ -1,8 +1,9 @@
-"""``GuardedRunnable``: an input rail and a responder in front of any Runnable."""
+"""``GuardedRunnable``: rails around any Runnable, and a responder in its place."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import fields
 from typing import Annotated, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
@@ -14,22 +15,27 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 from typing_extensions import override
 
 from guardrail_plugin.core.policy import OnFailure, Policy
-from guardrail_plugin.flow import Allowed
+from guardrail_plugin.flow import OnEscalate, Release, WindowSetting
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.runnables.construction import build_stage
-from guardrail_plugin.runnables.stage import InputStage, OnBlock
+from guardrail_plugin.runnables.answers import OutputText
+from guardrail_plugin.runnables.calls import Calls
+from guardrail_plugin.runnables.construction import GuardRail, Settings, build_calls, check_rails
+from guardrail_plugin.runnables.stage import OnBlock
 from guardrail_plugin.runnables.streams import closing, joined
 from guardrail_plugin.runnables.views import InputKey
 
 
 class GuardedRunnable(RunnableSerializable[Input, Output]):
-    """A Runnable behind an input rail. Made by ``guard()``, which documents the settings. Immutable.
+    """A Runnable behind rails. Made by ``guard()``, which documents the settings. Immutable.
 
     Every path (invoke, batch, stream, transform, their async twins, events) runs the same flow. The wrapper is
-    one run with two children: ``guardrail.input``, which holds fields only, and the wrapped Runnable. Its own run
-    records inputs and outputs as the wrapped Runnable's does; ``repr`` and serialisation hold names only.
+    one run with a child for each rail, ``guardrail.input`` and ``guardrail.output``, which hold fields only, and one
+    for the wrapped Runnable. With the output rail, or ``overlap``, that one is tagged ``guardrail:held`` and empty: the
+    runs inside are detached from the caller's callbacks, since these would pass on what nobody has checked. The
+    wrapper's own run records inputs and outputs as the wrapped Runnable's does; ``repr`` and serialisation hold names
+    only.
 
-    Does not: serialise (a guardian is a live resource), check outputs, or look at images.
+    Does not: serialise (a guardian is a live resource), or look at images.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -43,7 +49,14 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
     on_uncheckable: OnFailure = "block"
     context_turns: int = 6
 
-    _stage: InputStage = PrivateAttr()
+    rails: tuple[GuardRail, ...] = ("input",)
+    window: WindowSetting = "sentence"
+    release: Release = "checked"
+    overlap: bool = False
+    output_text: Annotated[OutputText | None, SkipValidation] = Field(default=None, exclude=True)
+    on_escalate: Annotated[OnEscalate | None, SkipValidation] = Field(default=None, exclude=True)
+
+    _calls: Calls = PrivateAttr()
 
     def __init__(
         self,
@@ -51,36 +64,39 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
         runnable: Runnable[Input, Output],
         guardian: GuardianProtocol,
         policy: Policy | None = None,
+        rails: Sequence[GuardRail] = ("input",),
         input_key: InputKey | None = None,
         output_type: object = None,
+        output_text: OutputText | None = None,
+        window: WindowSetting = "sentence",
+        release: Release = "checked",
+        overlap: bool = False,
         on_block: OnBlock | None = None,
         on_uncheckable: OnFailure = "block",
+        on_escalate: OnEscalate | None = None,
         context_turns: int = 6,
         name: str | None = None,
     ) -> None:
-        stage = build_stage(
-            runnable,
+        settings = Settings(
             guardian=guardian,
             policy=policy,
+            rails=rails,
             input_key=input_key,
             output_type=output_type,
+            output_text=output_text,
+            window=window,
+            release=release,
+            overlap=overlap,
             on_block=on_block,
             on_uncheckable=on_uncheckable,
+            on_escalate=on_escalate,
             context_turns=context_turns,
         )
-        fields: dict[str, Any] = {
-            "runnable": runnable,
-            "guardian": guardian,
-            "policy": policy or stage.policy,
-            "input_key": input_key,
-            "output_type": output_type,
-            "on_block": on_block,
-            "on_uncheckable": on_uncheckable,
-            "context_turns": context_turns,
-            "name": name,
-        }
-        super().__init__(**fields)
-        self._stage = stage
+        calls = build_calls(runnable, settings)
+        given: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(settings)}
+        given |= {"policy": policy or calls.input.policy, "rails": check_rails(rails)}
+        super().__init__(runnable=runnable, name=name, **given)
+        self._calls = calls
 
     @override
     def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:
@@ -126,10 +142,7 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
     def _invoke(
         self, input_: Input, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Output:
-        [outcome] = self._stage.judge([input_], [run_manager])
-        if isinstance(outcome, Allowed):
-            return self.runnable.invoke(input_, config, **kwargs)
-        return cast("Output", self._stage.instead(outcome))
+        return cast("Output", self._calls.invoke(input_, run_manager, config, **kwargs))
 
     @override
     async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
@@ -138,10 +151,7 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
     async def _ainvoke(
         self, input_: Input, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Output:
-        [outcome] = await self._stage.ajudge([input_], [run_manager])
-        if isinstance(outcome, Allowed):
-            return await self.runnable.ainvoke(input_, config, **kwargs)
-        return cast("Output", self._stage.instead(outcome))
+        return cast("Output", await self._calls.ainvoke(input_, run_manager, config, **kwargs))
 
     @override
     def batch(
@@ -162,19 +172,9 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
         inputs: list[Input],
         run_manager: list[CallbackManagerForChainRun],
         config: list[RunnableConfig],
-        *,
-        keep_errors: bool = False,
         **kwargs: Any,
     ) -> list[Output | Exception]:
-        outcomes = self._stage.judge(inputs, run_manager, max_concurrency=config[0].get("max_concurrency"))
-        results = self._stage.settled(outcomes, keep_errors=keep_errors)
-        allowed = [index for index in range(len(inputs)) if index not in results]
-        if allowed:
-            outputs = self.runnable.batch(
-                [inputs[i] for i in allowed], [config[i] for i in allowed], return_exceptions=keep_errors, **kwargs
-            )
-            results.update(zip(allowed, outputs, strict=True))
-        return cast("list[Output | Exception]", [results[index] for index in range(len(inputs))])
+        return cast("list[Output | Exception]", self._calls.batch(inputs, run_manager, config, **kwargs))
 
     @override
     async def abatch(
@@ -195,19 +195,9 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
         inputs: list[Input],
         run_manager: list[AsyncCallbackManagerForChainRun],
         config: list[RunnableConfig],
-        *,
-        keep_errors: bool = False,
         **kwargs: Any,
     ) -> list[Output | Exception]:
-        outcomes = await self._stage.ajudge(inputs, run_manager, max_concurrency=config[0].get("max_concurrency"))
-        results = self._stage.settled(outcomes, keep_errors=keep_errors)
-        allowed = [index for index in range(len(inputs)) if index not in results]
-        if allowed:
-            outputs = await self.runnable.abatch(
-                [inputs[i] for i in allowed], [config[i] for i in allowed], return_exceptions=keep_errors, **kwargs
-            )
-            results.update(zip(allowed, outputs, strict=True))
-        return cast("list[Output | Exception]", [results[index] for index in range(len(inputs))])
+        return cast("list[Output | Exception]", await self._calls.abatch(inputs, run_manager, config, **kwargs))
 
     @override
     def stream(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Output]:
@@ -227,14 +217,8 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
         **kwargs: Any,
     ) -> Iterator[Output]:
         parts = list(inputs)
-        if not parts:
-            return
-        whole = joined(parts)
-        [outcome] = self._stage.judge([whole], [run_manager])
-        if isinstance(outcome, Allowed):
-            yield from self.runnable.stream(whole, config, **kwargs)
-        else:
-            yield cast("Output", self._stage.instead(outcome, chunk=True))
+        if parts:
+            yield from cast("Iterator[Output]", self._calls.stream(joined(parts), run_manager, config, **kwargs))
 
     @override
     async def astream(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Output]:
@@ -263,14 +247,9 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
         parts = [part async for part in inputs]
         if not parts:
             return
-        whole = joined(parts)
-        [outcome] = await self._stage.ajudge([whole], [run_manager])
-        if isinstance(outcome, Allowed):
-            async with closing(self.runnable.astream(whole, config, **kwargs)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        else:
-            yield cast("Output", self._stage.instead(outcome, chunk=True))
+        async with closing(self._calls.astream(joined(parts), run_manager, config, **kwargs)) as chunks:
+            async for chunk in chunks:
+                yield cast("Output", chunk)
 
 
 def _without_interrupts(outputs: list[Output]) -> list[Output]:

@@ -11,7 +11,6 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.flow import Blocked, describe
 
 OutputKind: TypeAlias = Literal["message", "text"]
 
@@ -62,16 +61,27 @@ def _kind(annotation: object) -> OutputKind | None:
     return "message" if issubclass(annotation, BaseMessage) else None
 
 
-def safeguard_output(
-    blocked: Blocked, kind: OutputKind, *, policy_version: str, chunk: bool = False
+def reply(
+    text: str,
+    kind: OutputKind,
+    *,
+    fields: dict[str, object],
+    chunk: bool = False,
+    message_id: str | None = None,
+    blocks: bool = False,
 ) -> str | AIMessage | AIMessageChunk:
-    """Wrap a safeguard response as the chain's output type; messages carry the verdict in ``response_metadata``.
+    """Wrap a safeguard response, or an edited answer, as the chain's output type.
 
-    ``chunk`` makes a message addable to the chunks of a stream.
+    Args:
+        fields: what a message carries in ``response_metadata["guardrail"]``.
+        chunk: make a message addable to the chunks of a stream.
+        message_id: the id of the message that it stands in for, so that it replaces it in histories.
+        blocks: that stream's chunks carry content blocks.
     """
     if kind == "text":
-        return blocked.response
-    metadata = {"guardrail": describe(blocked, policy_version=policy_version)}
-    if chunk:
-        return AIMessageChunk(content=blocked.response, response_metadata=metadata, chunk_position="last")
-    return AIMessage(content=blocked.response, response_metadata=metadata)
+        return text
+    metadata = {"guardrail": fields}
+    if not chunk:
+        return AIMessage(content=text, response_metadata=metadata, id=message_id)
+    content: str | list[str | dict[str, object]] = [{"type": "text", "text": text}] if blocks else text
+    return AIMessageChunk(content=content, response_metadata=metadata, id=message_id, chunk_position="last")

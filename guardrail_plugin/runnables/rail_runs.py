@@ -10,7 +10,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackMa
 
 from guardrail_plugin.core.errors import BlockedError, GuardrailError, InputError
 from guardrail_plugin.core.verdict import Rail
-from guardrail_plugin.flow import Allowed, Failed, Outcome, describe
+from guardrail_plugin.flow import Allowed, Edited, Failed, Outcome, describe
 
 logger = logging.getLogger("guardrail_plugin")
 
@@ -31,19 +31,24 @@ class RailRuns:
                 child = parent.get_child(TAG)
                 self._runs[index] = child.on_chain_start(None, {"rail": rail}, name=f"guardrail.{rail}")
 
-    def end(self, outcomes: Sequence[Outcome]) -> None:
-        """End each run with its outcome's fields."""
-        for index, run in self._runs.items():
+    def end(self, outcomes: Sequence[Outcome], **fields: object) -> None:
+        """End each run with its outcome's fields, and others that hold no text."""
+        for index, run in self._left().items():
             failure = failure_of(outcomes[index])
             if failure is not None:
                 run.on_chain_error(failure)
             else:
-                run.on_chain_end(describe(outcomes[index], policy_version=self._policy_version))
+                run.on_chain_end({**describe(outcomes[index], policy_version=self._policy_version), **fields})
 
     def fail(self, error: BaseException) -> None:
         """End all runs with what interrupted the batch."""
-        for run in self._runs.values():
+        for run in self._left().values():
             run.on_chain_error(error)
+
+    def _left(self) -> dict[int, CallbackManagerForChainRun]:
+        # Once: what goes wrong after a rail has ended is not the rail's.
+        runs, self._runs = self._runs, {}
+        return runs
 
 
 class AsyncRailRuns:
@@ -66,19 +71,24 @@ class AsyncRailRuns:
             runs = await asyncio.gather(*(child.on_chain_start(None, {"rail": rail}, name=name) for child in children))
         return cls(dict(zip(heard, runs, strict=True)), policy_version=policy_version)
 
-    async def end(self, outcomes: Sequence[Outcome]) -> None:
-        """End each run with its outcome's fields."""
-        for index, run in self._runs.items():
+    async def end(self, outcomes: Sequence[Outcome], **fields: object) -> None:
+        """End each run with its outcome's fields, and others that hold no text."""
+        for index, run in self._left().items():
             failure = failure_of(outcomes[index])
             if failure is not None:
                 await run.on_chain_error(failure)
             else:
-                await run.on_chain_end(describe(outcomes[index], policy_version=self._policy_version))
+                await run.on_chain_end({**describe(outcomes[index], policy_version=self._policy_version), **fields})
 
     async def fail(self, error: BaseException) -> None:
         """End all runs with what interrupted the batch."""
-        for run in self._runs.values():
+        for run in self._left().values():
             await run.on_chain_error(error)
+
+    def _left(self) -> dict[int, AsyncCallbackManagerForChainRun]:
+        # Once: what goes wrong after a rail has ended is not the rail's.
+        runs, self._runs = self._runs, {}
+        return runs
 
 
 def failure_of(outcome: Outcome) -> GuardrailError | None:
@@ -92,5 +102,5 @@ def log_unjudged(outcomes: Sequence[Outcome]) -> None:
         if outcome.error is None or isinstance(outcome, Failed):
             continue
         level = logging.INFO if isinstance(outcome.error, InputError) else logging.WARNING
-        action = "allow" if isinstance(outcome, Allowed) else outcome.action
+        action = "allow" if isinstance(outcome, Allowed | Edited) else outcome.action
         logger.log(level, "%s rail: no verdict, action %s: %s", outcome.rail, action, outcome.error)

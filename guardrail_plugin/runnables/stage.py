@@ -10,21 +10,26 @@ from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackMa
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import InputError
-from guardrail_plugin.core.policy import OnFailure, Policy
+from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.core.verdict import Verdict
 from guardrail_plugin.flow import (
     Allowed,
+    Edited,
     Failed,
     Outcome,
+    Rules,
     Steps,
     Uncheckable,
+    describe,
     input_rail,
     run_batch_async,
     run_batch_sync,
 )
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.runnables.output import OutputKind, safeguard_output
+from guardrail_plugin.runnables.answers import Asked
+from guardrail_plugin.runnables.output import OutputKind, reply
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+from guardrail_plugin.runnables.rewrite import rewrite_input
 from guardrail_plugin.runnables.views import InputKey, read_input
 
 OnBlock: TypeAlias = Literal["respond", "raise"] | Callable[[Verdict | None, str], Any]
@@ -39,16 +44,22 @@ class InputStage:
     """An input rail with its settings. Immutable and shared by all calls of a wrapper.
 
     Attributes:
+        on: ``False`` lets every input on unjudged: only answers are checked.
         kind: the type of a safeguard response; ``None`` where ``on_block`` makes it or blocks raise.
     """
 
     guardian: GuardianProtocol
-    policy: Policy
+    rules: Rules
     kind: OutputKind | None
     input_key: InputKey | None
     on_block: OnBlock | None
-    on_uncheckable: OnFailure
     context_turns: int
+    on: bool = True
+
+    @property
+    def policy(self) -> Policy:
+        """The policy with the wrapper's own ``on_block`` written into it."""
+        return self.rules.policy
 
     def judge(
         self,
@@ -62,6 +73,8 @@ class InputStage:
         Raises:
             BaseException: only what is not a ``GuardrailError``; those become outcomes.
         """
+        if not self.on:
+            return [Allowed("input")] * len(inputs)
         runs = RailRuns(parents, rail="input", policy_version=self.policy.version)
         try:
             outcomes = run_batch_sync(self._flows(inputs), self.guardian, max_concurrency=max_concurrency)
@@ -80,6 +93,8 @@ class InputStage:
         max_concurrency: int | None = None,
     ) -> list[Outcome]:
         """Like ``judge``. Cancellation: passes to the guardian; the rail's runs end as failed."""
+        if not self.on:
+            return [Allowed("input")] * len(inputs)
         runs = await AsyncRailRuns.start(parents, rail="input", policy_version=self.policy.version)
         try:
             outcomes = await run_batch_async(self._flows(inputs), self.guardian, max_concurrency=max_concurrency)
@@ -98,13 +113,29 @@ class InputStage:
         """
         if isinstance(outcome, Failed):
             raise outcome.error
-        if isinstance(outcome, Allowed):
-            raise AssertionError("an allowed call has nothing in place of its output")
+        if isinstance(outcome, Allowed | Edited):
+            raise AssertionError("a call that goes on has nothing in place of its output")
         if callable(self.on_block):
             return self.on_block(outcome.verdict, outcome.response)
         if self.kind is None:
             raise AssertionError("construction settles a type wherever a response can be needed")
-        return safeguard_output(outcome, self.kind, policy_version=self.policy.version, chunk=chunk)
+        fields = describe(outcome, policy_version=self.policy.version)
+        return reply(outcome.response, self.kind, fields=fields, chunk=chunk)
+
+    def accepted(self, value: object, outcome: Outcome) -> object:
+        """Return the input with which a call goes on: as it came, or as a person edited it.
+
+        Raises:
+            InputError: the edited text cannot be written back into this input.
+        """
+        if isinstance(outcome, Edited):
+            return rewrite_input(value, outcome.text, input_key=self.input_key)
+        return value
+
+    def asked(self, value: object) -> Asked:
+        """Return what an answer to this input answers; nothing where the input cannot be read."""
+        subject = self._subject(value)
+        return Asked(subject.text, subject.context) if isinstance(subject, Check) else Asked()
 
     def settled(self, outcomes: Sequence[Outcome], *, keep_errors: bool) -> dict[int, object]:
         """Return, by index, the results of all calls that do not go on; with ``keep_errors`` errors are results.
@@ -114,7 +145,7 @@ class InputStage:
         """
         results: dict[int, object] = {}
         for index, outcome in enumerate(outcomes):
-            if isinstance(outcome, Allowed):
+            if isinstance(outcome, Allowed | Edited):
                 continue
             try:
                 results[index] = self.instead(outcome)
@@ -125,8 +156,15 @@ class InputStage:
         return results
 
     def _flows(self, inputs: Sequence[object]) -> list[Steps[Outcome]]:
+        rules = self.rules
         return [
-            input_rail(self._subject(value), policy=self.policy, on_uncheckable=self.on_uncheckable) for value in inputs
+            input_rail(
+                self._subject(value),
+                policy=rules.policy,
+                on_uncheckable=rules.on_uncheckable,
+                on_escalate=rules.on_escalate,
+            )
+            for value in inputs
         ]
 
     def _subject(self, value: object) -> Check | Uncheckable | InputError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from langchain_core.messages import (
     AIMessage,
@@ -55,7 +55,7 @@ def read_input(value: object, *, input_key: InputKey | None = None, context_turn
         value = _by_key(value, input_key)
     elif isinstance(value, Mapping) and not _is_message(value):
         history = _history(value)
-        value = _only_text_of(value)
+        value = value[text_key(value)]
     if isinstance(value, str):
         turn, earlier = str(value), history
         found: list[str] = []
@@ -86,12 +86,17 @@ def _by_key(value: object, input_key: InputKey) -> object:
     return value[input_key]
 
 
-def _only_text_of(value: Mapping[object, object]) -> object:
+def text_key(value: Mapping[Any, object]) -> Any:
+    """Return the key of a dict under which the user's text or messages are.
+
+    Raises:
+        InputError: it cannot be told.
+    """
     known = [key for key in QUERY_KEYS if key in value]
     if len(known) == 1:
-        return value[known[0]]
+        return known[0]
     if not known:
-        readable = [item for item in value.values() if not isinstance(item, int | float | bool | None)]
+        readable = [key for key, item in value.items() if not isinstance(item, int | float | bool | None)]
         if len(readable) == 1:
             return readable[0]
     found = f"more than one of {', '.join(known)}" if known else "no single value that holds text"
@@ -149,6 +154,17 @@ def _latest_turn(messages: Sequence[BaseMessage]) -> tuple[int, int]:
     while start > 0 and roles[start - 1] != "assistant":
         start -= 1
     return start, stop
+
+
+def latest_turn(messages: Sequence[Any]) -> tuple[int, int, list[int]]:
+    """Return where the latest user turn of a list begins and ends, and which of it are user messages.
+
+    Raises:
+        InputError: the list holds something that is not a message.
+    """
+    read = _messages(messages)
+    start, stop = _latest_turn(read)
+    return start, stop, [index for index in range(start, stop) if _role(read[index]) == "user"]
 
 
 def _judged(turn: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -54,9 +55,22 @@ def save_artefact(
     header = {"format": "pt", "base_model": manifest.base_model, "base_revision": str(manifest.base_revision)}
     header |= {"seed": str(config.seed), "config": config.model_dump_json()}
     save_file(tensors, folder / ADAPTER_FILE, header)
+    sort_header(folder / ADAPTER_FILE)
     peft_config = network.peft.peft_config["default"]
     peft_config.base_model_name_or_path = manifest.base_model  # not the folder that it was loaded from
     peft_config.save_pretrained(str(folder))
     manifest.write(folder)
     write_card(folder, manifest)
     return manifest
+
+
+def sort_header(file: Path) -> None:
+    """Write a safetensors file's header with its keys sorted: the library writes metadata in random order.
+
+    Offsets in the header count from its end, so the tensors are not touched.
+    """
+    raw = file.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + size :])

@@ -115,6 +115,17 @@ def test_every_answer_goes_to_its_own_caller_over_several_slots() -> None:
         assert max(map(len, batches(replica))) <= 5
 
 
+def test_one_list_wakes_as_many_slots_as_it_can_use() -> None:
+    meet = threading.Barrier(3, timeout=WAIT_S)
+    replica = ScriptedReplica(
+        logprobs=echo, on_call=lambda call: meet.wait() and None if call.kind == "score" else None
+    )
+    with InferencePool(replicas=3, max_batch=1) as pool:
+        pool.register("m", replica.factory)
+        futures = pool.submit_many([score(ident) for ident in range(3)])
+        assert [ident_of(future.result(WAIT_S)) for future in futures] == [0, 1, 2], "all three ran at once"
+
+
 def test_replicas_live_in_their_slots_thread() -> None:
     replica = ScriptedReplica(logprobs=echo)
     with InferencePool() as pool:

@@ -199,16 +199,27 @@ def test_one_failed_text_does_not_end_the_run(guardrail: Invoke, use: Use) -> No
     assert result.exit_code == 2
 
 
-def test_a_dead_engine_ends_the_run_and_says_why(guardrail: Invoke, use: Use) -> None:
+CAUSES = [
+    (
+        MissingDependencyError("torch", extra="local"),
+        "torch is not installed. Run: pip install 'guardrail-plugin[local]'",
+    ),
+    (ModuleNotFoundError(name="peft"), "peft is not installed. Run: pip install 'guardrail-plugin[local]'"),
+    (RuntimeError("the text that was checked"), "RuntimeError (--debug shows more)"),
+]
+
+
+@pytest.mark.parametrize(("cause", "reason"), CAUSES)
+def test_a_dead_engine_ends_the_run_and_says_why(guardrail: Invoke, use: Use, cause: Exception, reason: str) -> None:
     dead = ReplicaDead("no replica is working")
-    dead.__cause__ = MissingDependencyError("torch", extra="local")
+    dead.__cause__ = cause
     use(ScriptedGuardian(lambda _: dead))
     result = guardrail("check", "--json", "a", "b")
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
         "error: no replica is working",
-        "  because: torch is not installed. Run: pip install 'guardrail-plugin[local]'",
+        f"  because: {reason}",
     ]
 
 

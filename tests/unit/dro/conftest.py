@@ -24,9 +24,11 @@ LLAMA3 = """{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }
 
 MISTRAL_V01 = """{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
 {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}
-{%- if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content + eos_token + ' ' }}{% endif %}{% endfor %}"""
+{%- if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content + eos_token + ' ' }}
+{%- endif %}{% endfor %}"""
 
-MISTRAL_V03 = """{% if messages[0].role == 'system' %}{% set lead = messages[0].content + '\\n\\n' %}{% set turns = messages[1:] %}
+MISTRAL_V03 = """{% if messages[0].role == 'system' %}{% set turns = messages[1:] %}
+{%- set lead = messages[0].content + '\\n\\n' %}
 {%- else %}{% set lead = '' %}{% set turns = messages %}{% endif %}{{ bos_token }}{% for m in turns %}
 {%- if m.role == 'user' %}[INST] {{ (lead if loop.last else '') + m.content }}[/INST]
 {%- else %} {{ m.content + eos_token }}{% endif %}{% endfor %}"""
@@ -52,7 +54,8 @@ QWEN3 = """{% if messages[0].role == 'system' %}<|im_start|>system
 
 {% endif %}{% endif %}"""
 
-GEMMA = """{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+GEMMA = """{{ bos_token }}{% if messages[0].role == 'system' %}
+{{- raise_exception('System role not supported') }}{% endif %}
 {%- for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}
 {{ m.content | trim }}<end_of_turn>
 {% endfor %}{% if add_generation_prompt %}<start_of_turn>model

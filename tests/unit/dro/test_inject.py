@@ -8,11 +8,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.dro import ChatSplice, Prefix
-from guardrail_plugin.dro.inject import Row, embed_batch, embed_row
-from guardrail_plugin.dro.prefix import shared_head
-from guardrail_plugin.dro.soft_prompt import text_prompt
+from guardrail_plugin.core.errors import ConfigError  # noqa: E402
+from guardrail_plugin.dro import ChatSplice, Prefix  # noqa: E402
+from guardrail_plugin.dro.inject import Row, embed_batch, embed_row  # noqa: E402
+from guardrail_plugin.dro.prefix import shared_head  # noqa: E402
+from guardrail_plugin.dro.soft_prompt import text_prompt  # noqa: E402
 
 SAFETY = "Be kind, be safe."
 QUERIES = ("Hi", "How do I bake bread in a very small oven?", "What is a kite?", "x")
@@ -102,9 +102,7 @@ def test_further_system_text_stands_behind_the_soft_prompt(family: tuple[Any, An
 
 
 def test_longer_conversations_keep_their_turns(family: tuple[Any, Any, Any]) -> None:
-    kind, model, tokenizer = family
-    if kind.name == "mistral-v0.3":
-        pytest.skip("this family's own template puts the system text before the last user message")
+    _, model, tokenizer = family
     splice = ChatSplice(tokenizer)
     turns = [*_user("Hello"), {"role": "assistant", "content": "Good day."}, *_user("Bye")]
     soft = text_prompt(model, splice.content_ids(SAFETY))

@@ -49,8 +49,13 @@ class Bench:
         pool.register("tiny", self.replica.factory)
         self.guardian = Guardian(manifest=MANIFEST, tokenizer=tokenizer, pool=pool, model_key="tiny", max_windows=4)
 
-    def text_of(self, request: ScoreRequest | GenerateRequest) -> str:
-        return self.tokenizer.decode(request.input_ids)
+    def text_of(self, request: ScoreRequest) -> str:
+        """What is judged: what follows the last turn, which is context."""
+        ids = list(request.input_ids)
+        turn = LAYOUT.control("turn")
+        while turn in ids:
+            ids = ids[ids.index(turn) + 1 :]
+        return self.tokenizer.decode(ids)
 
     def scored(self) -> list[ScoreRequest]:
         requests = [r for call in self.replica.calls if call.kind == "score" for r in call.requests]

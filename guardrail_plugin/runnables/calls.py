@@ -1,0 +1,242 @@
+"""What a guarded call does, on each of the six paths: judge the input, run the chain, judge the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from guardrail_plugin.flow import Allowed, Edited
+from guardrail_plugin.runnables import detached
+from guardrail_plugin.runnables.ahead import Ahead, AsyncAhead, beside
+from guardrail_plugin.runnables.batches import BatchWork
+from guardrail_plugin.runnables.gate import Gate
+from guardrail_plugin.runnables.output_stage import OutputStage
+from guardrail_plugin.runnables.stage import InputStage
+from guardrail_plugin.runnables.streams import closing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """The paths of one wrapper. Immutable and shared by all its calls.
+
+    Attributes:
+        output: the output rail; ``None``: answers are not checked.
+        overlap: start the chain beside the guardian. Batches are judged first all the same.
+    """
+
+    runnable: Runnable[Any, Any]
+    input: InputStage
+    output: OutputStage | None
+    overlap: bool
+
+    def invoke(self, value: Any, manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any) -> object:
+        """Answer one input."""
+        if self.overlap:
+            return self._overlapped(value, manager, config, **kwargs)
+        [outcome] = self.input.judge([value], [manager])
+        if not isinstance(outcome, Allowed | Edited):
+            return self.input.instead(outcome)
+        value = self.input.accepted(value, outcome)
+        if self.output is None:
+            return self.runnable.invoke(value, config, **kwargs)
+        return self._checked(value, detached.invoke(self.runnable, value, config, manager, **kwargs), manager)
+
+    def _overlapped(
+        self, value: Any, manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> object:
+        gate = Gate()
+        call = beside(lambda: detached.invoke(self.runnable, value, config, manager, **kwargs), gate)
+        try:
+            [outcome] = self.input.judge([value], [manager])
+            if isinstance(outcome, Allowed):
+                gate.open()
+                return self._checked(value, call.result(), manager)
+        finally:
+            gate.shut()
+        if not isinstance(outcome, Edited):
+            return self.input.instead(outcome)
+        value = self.input.accepted(value, outcome)
+        return self._checked(value, detached.invoke(self.runnable, value, config, manager, **kwargs), manager)
+
+    def _checked(self, value: object, output: object, manager: CallbackManagerForChainRun) -> object:
+        if self.output is None:
+            return output
+        [outcome] = self.output.judge([output], [self.input.asked(value)], [manager])
+        return self.output.passed(output, outcome)
+
+    async def ainvoke(
+        self, value: Any, manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> object:
+        """Like ``invoke``. Cancellation: passes to the guardian and the chain; nothing is left running."""
+        if self.overlap:
+            return await self._aoverlapped(value, manager, config, **kwargs)
+        [outcome] = await self.input.ajudge([value], [manager])
+        if not isinstance(outcome, Allowed | Edited):
+            return self.input.instead(outcome)
+        value = self.input.accepted(value, outcome)
+        if self.output is None:
+            return await self.runnable.ainvoke(value, config, **kwargs)
+        output = await detached.ainvoke(self.runnable, value, config, manager, **kwargs)
+        return await self._achecked(value, output, manager)
+
+    async def _aoverlapped(
+        self, value: Any, manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> object:
+        gate = Gate()
+
+        async def speculate() -> object:
+            gate.enter()
+            return await detached.ainvoke(self.runnable, value, config, manager, **kwargs)
+
+        call = asyncio.create_task(speculate())
+        try:
+            [outcome] = await self.input.ajudge([value], [manager])
+            if isinstance(outcome, Allowed):
+                gate.open()
+                output = await call
+        finally:
+            gate.shut()
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        if isinstance(outcome, Edited):
+            edited = self.input.accepted(value, outcome)
+            output = await detached.ainvoke(self.runnable, edited, config, manager, **kwargs)
+            return await self._achecked(edited, output, manager)
+        if not isinstance(outcome, Allowed):
+            return self.input.instead(outcome)
+        return await self._achecked(value, output, manager)
+
+    async def _achecked(self, value: object, output: object, manager: AsyncCallbackManagerForChainRun) -> object:
+        if self.output is None:
+            return output
+        [outcome] = await self.output.ajudge([output], [self.input.asked(value)], [manager])
+        return self.output.passed(output, outcome)
+
+    def batch(
+        self,
+        values: list[Any],
+        managers: list[CallbackManagerForChainRun],
+        configs: list[RunnableConfig],
+        *,
+        keep_errors: bool = False,
+        **kwargs: Any,
+    ) -> list[object]:
+        """Answer many inputs: all inputs are one guardian batch, and so are all answers."""
+        most, rail = configs[0].get("max_concurrency"), self.output
+        outcomes = self.input.judge(values, managers, max_concurrency=most)
+        work = BatchWork(self.input, values, outcomes, keep_errors=keep_errors)
+        chosen, its_managers, its_configs = work.pick(managers, configs)
+        if chosen and rail is None:
+            work.take(self.runnable.batch(chosen, its_configs, return_exceptions=keep_errors, **kwargs))
+        elif chosen and rail is not None:
+            work.take(
+                detached.batch(
+                    self.runnable, chosen, its_configs, its_managers, return_exceptions=keep_errors, **kwargs
+                )
+            )
+            outputs, asked = work.answers()
+            judged = rail.judge(outputs, asked, work.of_answers(managers), max_concurrency=most)
+            work.settle(rail, judged)
+        return work.results()
+
+    async def abatch(
+        self,
+        values: list[Any],
+        managers: list[AsyncCallbackManagerForChainRun],
+        configs: list[RunnableConfig],
+        *,
+        keep_errors: bool = False,
+        **kwargs: Any,
+    ) -> list[object]:
+        """Like ``batch``. Cancellation: passes to the guardian and the chain."""
+        most, rail = configs[0].get("max_concurrency"), self.output
+        outcomes = await self.input.ajudge(values, managers, max_concurrency=most)
+        work = BatchWork(self.input, values, outcomes, keep_errors=keep_errors)
+        chosen, its_managers, its_configs = work.pick(managers, configs)
+        if chosen and rail is None:
+            work.take(await self.runnable.abatch(chosen, its_configs, return_exceptions=keep_errors, **kwargs))
+        elif chosen and rail is not None:
+            work.take(
+                await detached.abatch(
+                    self.runnable, chosen, its_configs, its_managers, return_exceptions=keep_errors, **kwargs
+                )
+            )
+            outputs, asked = work.answers()
+            judged = await rail.ajudge(outputs, asked, work.of_answers(managers), max_concurrency=most)
+            work.settle(rail, judged)
+        return work.results()
+
+    def stream(
+        self, value: Any, manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> Iterator[object]:
+        """Answer one input in chunks. A reader that leaves closes all that runs."""
+        gate = Gate()
+        ahead: Ahead[object] | None = None
+        if self.overlap:
+            ahead = Ahead(lambda: detached.stream(self.runnable, value, config, manager, **kwargs), gate)
+        try:
+            [outcome] = self.input.judge([value], [manager])
+            if not isinstance(outcome, Allowed | Edited):
+                gate.shut()
+                yield self.input.instead(outcome, chunk=True)
+                return
+            value = self.input.accepted(value, outcome)
+            if ahead is not None and isinstance(outcome, Allowed):
+                gate.open()
+                source: Iterator[object] = ahead
+            elif self.output is None and not self.overlap:
+                source = self.runnable.stream(value, config, **kwargs)
+            else:
+                source = detached.stream(self.runnable, value, config, manager, **kwargs)
+            if self.output is None:
+                yield from source
+            else:
+                yield from self.output.stream(source, self.input.asked(value), manager)
+        finally:
+            gate.shut()
+            if ahead is not None:
+                ahead.close()
+
+    async def astream(
+        self, value: Any, manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> AsyncIterator[object]:
+        """Like ``stream``. Cancellation: passes to the guardian and the chain; nothing is left running."""
+        gate = Gate()
+        ahead: AsyncAhead[object] | None = None
+        if self.overlap:
+            ahead = AsyncAhead(detached.astream(self.runnable, value, config, manager, **kwargs), gate)
+        try:
+            [outcome] = await self.input.ajudge([value], [manager])
+            if not isinstance(outcome, Allowed | Edited):
+                gate.shut()
+                if ahead is not None:
+                    await ahead.aclose()
+                yield self.input.instead(outcome, chunk=True)
+                return
+            value = self.input.accepted(value, outcome)
+            if ahead is not None and isinstance(outcome, Allowed):
+                gate.open()
+                source: AsyncIterator[object] = ahead
+            elif self.output is None and not self.overlap:
+                source = self.runnable.astream(value, config, **kwargs)
+            else:
+                if ahead is not None:
+                    await ahead.aclose()
+                source = detached.astream(self.runnable, value, config, manager, **kwargs)
+                if self.output is None:
+                    # Read in a task of its own, whose config it sets.
+                    source = ahead = AsyncAhead(source, gate)
+            if self.output is not None:
+                source = self.output.astream(source, self.input.asked(value), manager)
+            async with closing(source) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            gate.shut()
+            if ahead is not None:
+                await ahead.aclose()

@@ -1,0 +1,189 @@
+"""The queue that callers and workers share, driven from one thread with an injected clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
+from guardrail_plugin.pool.health import TRIP_AFTER
+from guardrail_plugin.pool.isolation import Loss
+from guardrail_plugin.pool.jobqueue import JobQueue
+from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
+from guardrail_plugin.pool.protocol import GenerateRequest, Generation, ScoreRequest, ScoreResult
+from guardrail_plugin.pool.scheduler import Limits
+from guardrail_plugin.pool.slot import Slot
+from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn
+
+
+class Bench:
+    """A queue with one slot and a clock that stands still."""
+
+    def __init__(self, *, max_queued: int = 8, max_batch: int = 4) -> None:
+        self.now = 0.0
+        limits = Limits(max_queued=max_queued, max_batch=max_batch)
+        self.slot = Slot(index=0, device="cpu", limits=limits, max_score_streak=2, max_decodes=2)
+        self.queue = JobQueue(limits=limits, slots=[self.slot], max_attempts=2, clock=lambda: self.now)
+        self.queue.open()
+
+    def score(self, ident: int, *, timeout_s: float | None = None) -> ScoreJob:
+        deadline = None if timeout_s is None else self.now + timeout_s
+        request = ScoreRequest("m", (ident,), (1,))
+        return ScoreJob(model="m", kind="score", tokens=1, request=request, deadline=deadline, timeout_s=timeout_s)
+
+    def generate(self, ident: int) -> GenerateJob:
+        request = GenerateRequest("m", (ident,), max_new_tokens=9, seed=7)
+        return GenerateJob(model="m", kind="generate", tokens=1, request=request)
+
+    def take(self) -> list[AnyJob]:
+        turn = self.queue.next_turn(self.slot)
+        assert isinstance(turn, (ScoreTurn, StartTurn))
+        return list(turn.jobs)
+
+    def kill(self, jobs: list[AnyJob], *, bystanders: list[AnyJob] | None = None) -> None:
+        self.queue.replica_died(self.slot, Loss(SystemExit(), jobs, bystanders or []))
+
+
+def test_a_job_cancelled_in_the_moment_it_is_taken_is_not_run() -> None:
+    bench = Bench()
+    jobs = [bench.score(1), bench.score(2)]
+    bench.queue.admit(jobs, wait=False)
+    assert jobs[0].future.cancel()  # the queue has not heard of it yet
+    assert bench.take() == [jobs[1]]
+    assert bench.queue.snapshot().cancelled == 1
+
+
+def test_room_that_a_batch_leaves_is_given_to_those_who_wait_for_it_in_order() -> None:
+    bench = Bench(max_queued=2, max_batch=2)
+    bench.queue.admit([bench.score(1), bench.score(2)], wait=True)
+    long = bench.queue.admit([bench.score(3), bench.score(4)], wait=True)
+    short = bench.queue.admit([bench.score(5)], wait=True)
+    assert long is not None
+    assert short is not None
+    with pytest.raises(PoolOverloaded):
+        bench.queue.admit([bench.score(6)], wait=False)
+    bench.take()
+    assert long.decided.done(), "while the batch still runs"
+    assert not short.decided.done(), "the short one does not overtake the long one"
+    bench.queue.withdraw_ticket(short)
+    assert bench.queue.snapshot().blocked == 0
+
+
+def test_a_long_list_that_gives_up_lets_the_next_in() -> None:
+    bench = Bench(max_queued=2, max_batch=2)
+    bench.queue.admit([bench.score(1)], wait=True)
+    long = bench.queue.admit([bench.score(2), bench.score(3)], wait=True)
+    short = bench.queue.admit([bench.score(4)], wait=True)
+    assert long is not None
+    assert short is not None
+    bench.queue.withdraw_ticket(long)
+    assert short.decided.done()
+    assert short.error is None
+
+
+def test_who_waits_for_room_is_told_when_the_deadline_passes() -> None:
+    bench = Bench(max_queued=1)
+    queued = bench.score(1, timeout_s=3.0)
+    bench.queue.admit([queued], wait=True)
+    ticket = bench.queue.admit([bench.score(2, timeout_s=1.0)], wait=True)
+    patient = bench.queue.admit([bench.score(3)], wait=True)
+    assert ticket is not None
+    assert patient is not None
+    bench.now = 5.0
+    assert bench.queue.wait_due() == [queued]
+    assert isinstance(ticket.error, GuardianTimeout)
+    assert patient.decided.done()
+    assert patient.error is None, "and those behind move up"
+    with pytest.raises(GuardianTimeout):
+        bench.queue.admit([bench.score(4, timeout_s=-1.0)], wait=True)
+
+
+def test_expired_work_is_reported_before_anything_is_taken() -> None:
+    bench = Bench()
+    jobs = [bench.score(1, timeout_s=1.0), bench.score(2)]
+    bench.queue.admit(jobs, wait=False)
+    bench.now = 1.0
+    assert bench.queue.next_turn(bench.slot) == ExpireTurn([jobs[0]])
+    assert bench.take() == [jobs[1]]
+
+
+def test_suspects_of_a_death_run_alone_and_bystanders_are_not_blamed() -> None:
+    bench = Bench()
+    suspects: list[AnyJob] = [bench.score(1), bench.score(2)]
+    bystander = bench.score(3)
+    bench.queue.admit([*suspects, bystander], wait=False)
+    bench.take()
+    bench.kill(suspects, bystanders=[bystander])
+    assert [job.attempts for job in (*suspects, bystander)] == [1, 1, 0]
+    assert [bench.take() for _ in range(3)] == [[suspects[0]], [suspects[1]], [bystander]]
+    bench.kill([suspects[0]])
+    assert isinstance(suspects[0].future.exception(0), ReplicaDead), "its second replica"
+    assert not suspects[1].future.done()
+
+
+def test_answers_between_deaths_keep_a_model_in_service() -> None:
+    bench = Bench(max_batch=1)
+    for ident in range(TRIP_AFTER * 2):
+        bench.queue.admit([bench.score(ident)], wait=False)
+        rows = bench.take()
+        bench.kill(rows)
+        rows = bench.take()
+        bench.queue.ran(rows, slot=bench.slot, seconds=0.1, backlog=False)
+        assert bench.queue.finish(rows, "completed") == rows
+    assert bench.queue.snapshot().slots[0].broken == ()
+
+
+def test_a_row_that_comes_back_counts_with_what_it_has_made() -> None:
+    bench = Bench()
+    job = bench.generate(5)
+    bench.queue.admit([job], wait=False)
+    assert bench.take() == [job]
+    for token_id in (6, 7):
+        job.emit(token_id)
+    bench.kill([job])
+    assert bench.queue.snapshot().queued_tokens == 3
+    left = job.remaining()
+    assert (left.input_ids, left.max_new_tokens, left.seed) == ((5, 6, 7), 7, 9)
+    assert job.generation("stop") == Generation((6, 7), "stop")
+
+
+def test_what_a_dead_thread_held_comes_back_and_nothing_else() -> None:
+    bench = Bench(max_batch=1)
+    jobs = [bench.score(1), bench.score(2)]
+    bench.queue.admit(jobs, wait=False)
+    bench.take()
+    bench.queue.thread_died(bench.slot, SystemExit())
+    assert [job.attempts for job in jobs] == [1, 0]
+    assert bench.take() == [jobs[0]]
+
+
+def test_the_last_slots_retirement_ends_everything() -> None:
+    bench = Bench(max_queued=1)
+    job = bench.score(1)
+    bench.queue.admit([job], wait=False)
+    ticket = bench.queue.admit([bench.score(2)], wait=True)
+    bench.queue.retire(bench.slot)
+    assert ticket is not None
+    assert isinstance(ticket.error, ReplicaDead)
+    assert isinstance(job.future.exception(0), ReplicaDead)
+    with pytest.raises(ReplicaDead):
+        bench.queue.admit([bench.score(3)], wait=False)
+
+
+def test_an_answer_after_the_end_is_dropped() -> None:
+    bench = Bench()
+    job = bench.score(1)
+    bench.queue.admit([job], wait=False)
+    rows = bench.take()
+    bench.queue.shut()
+    assert isinstance(job.future.exception(0), PoolClosed)
+    assert bench.queue.finish(rows, "completed") == []
+    job.answer(ScoreResult((0.0,)))  # even who does not ask cannot answer twice
+    assert isinstance(job.future.exception(0), PoolClosed)
+
+
+def test_nothing_shows_token_ids() -> None:
+    bench = Bench()
+    secret = 987654321
+    for job in (bench.score(secret), bench.generate(secret)):
+        job.request  # noqa: B018 - it is there, and not shown
+        assert str(secret) not in repr(job)
