@@ -23,7 +23,7 @@ from guardrail_plugin.dro.config import EvaluationConfig
 from guardrail_plugin.dro.draw import Drawer, Journal
 from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.inject import ChatSplice, Row
-from guardrail_plugin.dro.prefix import Prefix, shared_head
+from guardrail_plugin.dro.prefix import shared_prefix
 from guardrail_plugin.dro.soft_prompt import SoftPrompt
 from guardrail_plugin.dro.vanilla import answer_log_probabilities
 
@@ -63,6 +63,10 @@ class SetResult:
         """Share of queries that count as hits."""
         return self.hits / self.queries if self.queries else math.nan
 
+    def as_dict(self) -> dict[str, object]:
+        """Return plain JSON types."""
+        return {**asdict(self), "rate": self.rate}
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -82,8 +86,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, object]:
         """Return plain JSON types."""
-        sets = [{**asdict(one), "rate": one.rate} for one in self.sets]
-        return {**asdict(self), "sets": sets}
+        return {**asdict(self), "sets": [one.as_dict() for one in self.sets]}
 
 
 def guardian_judge(guardian: GuardianProtocol) -> Judge:
@@ -209,13 +212,10 @@ class PlacedPrompt:
         """Return exp(mean -log p) over all tokens of the reference answers, and the number of tokens."""
         rows = self.rows([query for query, _ in references])
         answers = [self._splice.content_ids(answer) for _, answer in references]
-        prefix = Prefix.empty()
-        if self.vectors is not None:
-            head = Prefix.of_ids(self._model, shared_head(rows))
-            prefix = head.extended(self._model, self.vectors.to(self._model.dtype))
+        prefix, behind = shared_prefix(self._model, rows, self.vectors)
         total, tokens = 0.0, 0
         for start in range(0, len(rows), batch_size):
-            prompts = [row.rest if prefix.length else row.ids for row in rows[start : start + batch_size]]
+            prompts = [row.ids for row in behind[start : start + batch_size]]
             logs = answer_log_probabilities(self._model, prompts, answers[start : start + batch_size], prefix=prefix)
             total -= sum(float(one.sum()) for one in logs)
             tokens += sum(len(one) for one in logs)

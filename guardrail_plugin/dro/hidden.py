@@ -10,7 +10,7 @@ from torch import Tensor
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.dro.inject import Row, embed_batch
-from guardrail_plugin.dro.prefix import Prefix
+from guardrail_plugin.dro.prefix import Prefix, shared_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,11 +64,13 @@ def collect_states(
     layer: int = LAST_LAYER,
     batch_size: int = 16,
 ) -> Tensor:
-    """Return the hidden states of many rows, batch by batch, on the CPU: (N, d) in float32."""
-    parts = [
-        hidden_states(model, rows[i : i + batch_size], soft, layer=layer).cpu() for i in range(0, len(rows), batch_size)
-    ]
-    return torch.cat(parts)
+    """Return the hidden states of many rows, batch by batch, on the CPU: (N, d) in float32.
+
+    What all rows begin with, a safety prompt for example, is run once.
+    """
+    prefix, behind = shared_prefix(model, rows, soft)
+    batches = [behind[i : i + batch_size] for i in range(0, len(behind), batch_size)]
+    return torch.cat([hidden_after(model, batch, prefix, layer=layer).cpu() for batch in batches])
 
 
 def _pick(states: Sequence[Tensor], layer: int) -> Tensor:

@@ -34,10 +34,10 @@ class Terms:
     def as_dict(self) -> dict[str, float]:
         """Return plain numbers, for curves and logs."""
         return {
-            "loss": float(self.total),
-            "refusal": float(self.refusal),
-            "harmfulness": float(self.harmfulness),
-            "utility": float(self.utility),
+            "loss": self.total.item(),
+            "refusal": self.refusal.item(),
+            "harmfulness": self.harmfulness.item(),
+            "utility": self.utility.item(),
         }
 
 

@@ -74,6 +74,32 @@ class Prefix:
         return fresh
 
 
+def shared_prefix(
+    model: PreTrainedModel, rows: Sequence[Row], soft: Tensor | None = None, *, head: Prefix | None = None
+) -> tuple[Prefix, list[Row]]:
+    """Compute what all rows begin with; return it and what is left of each row, at least one token.
+
+    Args:
+        model: its gradient mode is the caller's: with a soft prompt that is trained, the gradient goes through.
+        rows: conversations, all with a place for the soft prompt or none.
+        soft: (L, d).
+        head: the prefix of ``shared_head(rows)`` where it is known already.
+
+    Raises:
+        ConfigError: with a soft prompt, rows that differ in what stands before it.
+    """
+    left = [row.ids for row in rows]
+    prefix = head or Prefix.empty()
+    if soft is not None:
+        prefix = (head or Prefix.of_ids(model, shared_head(rows))).extended(model, soft.to(model.dtype))
+        left = [row.rest for row in rows]
+    common = _common([ids[:-1] for ids in left])
+    if common:
+        # Their keys and values depend on the soft prompt, so this is not ``of_ids``.
+        prefix = prefix.extended(model, embed_row(Row(common), None, table=model.get_input_embeddings()))
+    return prefix, [Row(ids[len(common) :]) for ids in left]
+
+
 def shared_head(rows: Sequence[Row]) -> tuple[int, ...]:
     """Return the ids that stand before the soft prompt in every row.
 
@@ -84,3 +110,10 @@ def shared_head(rows: Sequence[Row]) -> tuple[int, ...]:
     if len(heads) != 1 or any(row.at is None for row in rows):
         raise ConfigError("these conversations do not share what comes before the soft prompt")
     return heads.pop()
+
+
+def _common(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the longest common beginning: that of the first and the last in order."""
+    first, last = min(sequences), max(sequences)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]

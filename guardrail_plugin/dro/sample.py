@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guardrail_plugin.dro.config import Sampling
 from guardrail_plugin.dro.inject import Row, embed_batch
-from guardrail_plugin.dro.prefix import Prefix, shared_head
+from guardrail_plugin.dro.prefix import Prefix, shared_prefix
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +31,8 @@ class Sampler:
     def responses(self, rows: Sequence[Row], soft: Tensor | None = None) -> Iterator[list[str]]:
         """Yield k responses per row, in order, as their batches end.
 
-        A response depends on its row, its number and the seed, not on what it was batched with.
+        A response depends on its row, its number and the seed, and not on what it was batched with, save for the
+        rounding of the hardware.
 
         Args:
             rows: conversations that end where the assistant's turn begins.
@@ -39,19 +40,15 @@ class Sampler:
         """
         k = self._sampling.samples
         at_once = max(1, self._sampling.rows // k)
-        prefix = self._prefix(rows, soft)
+        if not rows:
+            return
+        with torch.inference_mode():
+            prefix, behind = shared_prefix(self._model, rows, soft)
         for start in range(0, len(rows), at_once):
-            batch = rows[start : start + at_once]
-            behind = [Row(row.rest) for row in batch] if prefix.length else batch
-            tokens = self._decode(behind, prefix, seeds=[self._seed_of(row) for row in batch])
+            batch = slice(start, start + at_once)
+            tokens = self._decode(behind[batch], prefix, seeds=[self._seed_of(row) for row in rows[batch]])
             texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            yield from (texts[i * k : (i + 1) * k] for i in range(len(batch)))
-
-    @torch.inference_mode()
-    def _prefix(self, rows: Sequence[Row], soft: Tensor | None) -> Prefix:
-        if soft is None or not rows:
-            return Prefix.empty()
-        return Prefix.of_ids(self._model, shared_head(rows)).extended(self._model, soft.to(self._model.dtype))
+            yield from (texts[i : i + k] for i in range(0, len(texts), k))
 
     @torch.inference_mode()
     def _decode(self, rows: Sequence[Row], prefix: Prefix, *, seeds: Sequence[int]) -> list[list[int]]:

@@ -15,10 +15,10 @@ from guardrail_plugin.dro.config import Config
 from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.hidden import hidden_after, hidden_states
 from guardrail_plugin.dro.identity import ModelIdentity, require_same
-from guardrail_plugin.dro.inject import ChatSplice, Row
+from guardrail_plugin.dro.inject import ChatSplice
 from guardrail_plugin.dro.loop import Trained, optimise
 from guardrail_plugin.dro.objective import dro_loss
-from guardrail_plugin.dro.prefix import Prefix, shared_head
+from guardrail_plugin.dro.prefix import Prefix, shared_head, shared_prefix
 from guardrail_plugin.dro.soft_prompt import Method, SoftPrompt, SoftPromptInfo, text_prompt
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class DroProblem:
         layer = self._anchor.config.layer
         if self._head is None:
             return hidden_states(self._model, rows, soft, layer=layer)
-        prefix = self._head.extended(self._model, soft.to(self._model.dtype))
-        return hidden_after(self._model, [Row(row.rest) for row in rows], prefix, layer=layer)
+        prefix, behind = shared_prefix(self._model, rows, soft, head=self._head)
+        return hidden_after(self._model, behind, prefix, layer=layer)
 
 
 @contextmanager

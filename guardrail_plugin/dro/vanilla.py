@@ -25,7 +25,7 @@ from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.identity import ModelIdentity
 from guardrail_plugin.dro.inject import ChatSplice, Row, embed_batch
 from guardrail_plugin.dro.loop import optimise
-from guardrail_plugin.dro.prefix import Prefix, shared_head
+from guardrail_plugin.dro.prefix import Prefix, shared_head, shared_prefix
 from guardrail_plugin.dro.sample import stop_ids
 from guardrail_plugin.dro.soft_prompt import SoftPrompt, text_prompt
 from guardrail_plugin.dro.trainer import as_soft_prompt, frozen
@@ -142,13 +142,13 @@ class _VanillaProblem:
         self.fingerprint = f"vanilla:{undesired_weight}:{[row.ids for row in self._prompts]}:{self._answers}"
 
     def loss_of(self, soft: Tensor, indices: Sequence[int]) -> tuple[Tensor, Mapping[str, float]]:
-        prefix = self._head.extended(self._model, soft.to(self._model.dtype))
-        prompts = [self._prompts[i].rest for i in indices]
+        prefix, behind = shared_prefix(self._model, [self._prompts[i] for i in indices], soft, head=self._head)
+        prompts = [row.ids for row in behind]
         answers = [self._answers[i] for i in indices]
         logs = answer_log_probabilities(self._model, prompts, answers, prefix=prefix)
         desired = torch.cat([torch.full((len(one),), self._desired[i]) for i, one in zip(indices, logs, strict=True)])
         loss = likelihood_loss(torch.cat(logs), desired.to(soft.device), undesired_weight=self._undesired_weight)
-        return loss, {"loss": float(loss)}
+        return loss, {"loss": loss.item()}
 
 
 def answer_log_probabilities(

@@ -53,6 +53,7 @@ class _Channel:
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
+    # Chunks are counted from the answer's beginning: those that are free may be taken before or after the next check.
     checks: tuple[Check, ...]
     chunks: int
     covered: tuple[tuple[_Channel, int, bool], ...]
@@ -88,6 +89,7 @@ class HoldBack(Generic[C]):
         self._answer = _Channel()
         self._reasoning = _Channel()
         self._held: list[tuple[C, Part]] = []
+        self._taken = 0
         self._free = 0
         self._acts = False
         self._in_flight: _InFlight | None = None
@@ -119,7 +121,7 @@ class HoldBack(Generic[C]):
         self._reasoning.text += part.reasoning
         self._acts = self._acts or part.acts
         if self._optimistic and not self._acts:
-            self._free = len(self._held)
+            self._free = self._taken + len(self._held)
 
     def end(self, last: Sequence[Check] = (), *, nothing: Uncheckable | None = None) -> None:
         """Note that the answer is complete.
@@ -159,8 +161,9 @@ class HoldBack(Generic[C]):
 
     def take(self) -> list[C]:
         """Return the chunks that may leave now, in order, once."""
-        out, self._held = self._held[: self._free], self._held[self._free :]
-        self._free = 0
+        count = max(self._free - self._taken, 0)
+        out, self._held = self._held[:count], self._held[count:]
+        self._taken += count
         self.released_characters += sum(len(part.answer) for _, part in out)
         return [chunk for chunk, _ in out]
 
@@ -180,10 +183,10 @@ class HoldBack(Generic[C]):
         """Take in how it ended: an allowed answer's last chunks may leave, all others are dropped."""
         self.stopped = True
         if isinstance(outcome, Allowed):
-            self._free = len(self._held)
+            self._free = self._taken + len(self._held)
         else:
             self._held.clear()
-            self._free = 0
+            self._free = self._taken
 
     def _well(self) -> Steps[Outcome]:
         yield from ()
@@ -202,7 +205,7 @@ class HoldBack(Generic[C]):
         checks = tuple(Check(text, rail="output", query=self._query, context=self._context) for text in texts)
         covered = tuple((c, len(c.text), start == 0) for c, start in zip(channels, starts, strict=True))
         checks += self._last if last else ()
-        self._in_flight = _InFlight(checks, len(self._held), covered, last)
+        self._in_flight = _InFlight(checks, self._taken + len(self._held), covered, last)
         self.windows += 1
         return checks
 

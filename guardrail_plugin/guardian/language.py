@@ -95,9 +95,11 @@ def detect(text: str) -> str:
     scripts = _scripts(sample)
     if not scripts:
         return "en"
+    kana = scripts.pop("kana", 0)
+    scripts["han"] += kana
     script = max(scripts, key=lambda name: scripts[name])
-    if script in ("han", "kana"):
-        return "ja" if scripts["kana"] > _KANA_SHARE * (scripts["kana"] + scripts["han"]) else "zh"
+    if script == "han":
+        return "ja" if kana > _KANA_SHARE * scripts["han"] else "zh"
     if script == "cyrillic":
         return _cyrillic(sample)
     if script == "arabic":
@@ -112,7 +114,7 @@ def _outside_quotes(sample: str) -> str:
 
 
 def _scripts(sample: str) -> Counter[str]:
-    """Weigh the scripts of a text. Kana stand for the ideographs between them."""
+    """Weigh the scripts of a text."""
     counts: Counter[str] = Counter()
     for character, times in Counter(filter(str.isalpha, sample)).items():
         code = ord(character)

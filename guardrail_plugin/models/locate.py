@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from guardrail_plugin.core.errors import ConfigError, MissingDependencyError, ModelNotFoundError
 
@@ -115,19 +112,18 @@ def _offline_by_environment() -> bool:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub, or the proxy that leads to it, accepts a connection within ``HUB_TIMEOUT_S``.
+    """Whether the hub says anything sensible within ``HUB_TIMEOUT_S``, asked once, through the usual proxy settings.
 
-    ``snapshot_download`` retries with growing pauses; one connection attempt first is what bounds the wait.
+    ``snapshot_download`` retries with growing pauses, for minutes when a server accepts and stays silent; this one
+    request first is what bounds the wait.
     """
+    import httpx
     from huggingface_hub import constants
 
-    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")  # the standard ones, as httpx reads them
-    target = urlsplit(proxy or constants.ENDPOINT)
-    port = target.port or (443 if target.scheme == "https" else 80)
+    half = HUB_TIMEOUT_S / 2  # httpx counts connecting and reading apart
     try:
-        with socket.create_connection((target.hostname or "", port), timeout=HUB_TIMEOUT_S):
-            return True
-    except OSError:
+        return httpx.head(constants.ENDPOINT, timeout=half).status_code < 500
+    except httpx.HTTPError:
         return False
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
-from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import GenerateJob, ScoreJob
 from guardrail_plugin.pool.protocol import GenerateRequest, ReplicaFactory, ScoreRequest
 
@@ -37,12 +35,10 @@ class Intake:
     def __init__(
         self,
         *,
-        queue: JobQueue,
         factories: Mapping[str, ReplicaFactory],
         clock: Callable[[], float],
         check: Callable[[], None],
     ) -> None:
-        self._queue = queue
         self._factories = factories
         self._clock = clock
         self._check = check
@@ -73,7 +69,7 @@ class Intake:
     def score(self, request: ScoreRequest, terms: Terms) -> ScoreJob:
         """Return the job of a score request."""
         self.check_model(request.model)
-        job = ScoreJob(
+        return ScoreJob(
             model=request.model,
             kind="score",
             tokens=max(1, request.tokens),
@@ -82,8 +78,6 @@ class Intake:
             priority=terms.priority,
             request=request,
         )
-        job.future.on_cancel = partial(self._queue.withdraw, job)
-        return job
 
     def generate(self, request: GenerateRequest, terms: Terms) -> GenerateJob:
         """Return the job of a generate request.
@@ -94,7 +88,7 @@ class Intake:
         self.check_model(request.model)
         if request.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {request.max_new_tokens}")
-        job = GenerateJob(
+        return GenerateJob(
             model=request.model,
             kind="generate",
             tokens=max(1, request.tokens),
@@ -103,5 +97,3 @@ class Intake:
             priority=terms.priority,
             request=request,
         )
-        job.future.on_cancel = partial(self._queue.withdraw, job)
-        return job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
 from guardrail_plugin.pool.isolation import Loss
@@ -52,6 +53,8 @@ class JobQueue(Ledger):
                 raise self._too_large(jobs)
             if any(self._too_late(job, now) for job in jobs):
                 raise self._overloaded("the estimated wait is longer than the deadline allows", jobs)
+            for job in jobs:
+                job.future.on_cancel = partial(self.withdraw, job)
             if not self._tickets and self._enqueue(jobs, now):
                 return None
             if not wait:

@@ -88,7 +88,7 @@ class InferencePool(Lifecycle):
         queue = JobQueue(limits=limits, slots=slots, max_attempts=max_attempts, clock=clock)
         super().__init__(queue=queue, clock=clock, drain_s=settings.seconds(name="drain_s", value=drain_s))
         self._limits = limits
-        self._intake = Intake(queue=queue, factories=self._factories, clock=clock, check=self._check_process)
+        self._intake = Intake(factories=self._factories, clock=clock, check=self._check_process)
         self._wait = on_full == "wait"
 
     def __enter__(self) -> InferencePool:

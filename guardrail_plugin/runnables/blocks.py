@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.flow import Part
@@ -83,11 +83,15 @@ def _strings(value: object, depth: int = 0) -> Iterator[str]:
 
 def call_checks(message: BaseMessage) -> tuple[Check, ...]:
     """Return one check for each tool call of a message, unreadable and server-side ones too."""
-    checks = [call_check(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
-    checks += [
-        call_check(call.get("name") or "", call.get("args") or "")
-        for call in getattr(message, "invalid_tool_calls", ())
-    ]
+    if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
+        # Not tool_calls: what LangChain cannot parse of a call is missing there, and leaves all the same.
+        checks = [call_check(call["name"] or "", _parsed(call["args"] or "")) for call in message.tool_call_chunks]
+    else:
+        checks = [call_check(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
+        checks += [
+            call_check(call.get("name") or "", call.get("args") or "")
+            for call in getattr(message, "invalid_tool_calls", ())
+        ]
     known = isinstance(message, AIMessage) and bool(checks)
     for block in () if isinstance(message.content, str) else message.content:
         if not isinstance(block, Mapping):
@@ -104,6 +108,13 @@ def call_checks(message: BaseMessage) -> tuple[Check, ...]:
         raw = message.additional_kwargs.get("tool_calls") or getattr(message, "tool_call_chunks", None)
         checks += [call_check("tool_calls", raw)] if raw else []
     return tuple(checks)
+
+
+def _parsed(arguments: str) -> object:
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
 
 
 def call_check(name: str, arguments: object) -> Check:

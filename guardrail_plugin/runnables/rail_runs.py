@@ -6,7 +6,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    AsyncParentRunManager,
+    CallbackManagerForChainRun,
+    ParentRunManager,
+)
 
 from guardrail_plugin.core.errors import BlockedError, GuardrailError, InputError
 from guardrail_plugin.core.verdict import Rail
@@ -21,7 +26,7 @@ TAG = "guardrail"
 class RailRuns:
     """One child run per request of a batch, for those parents that somebody listens to."""
 
-    def __init__(self, parents: Sequence[CallbackManagerForChainRun], *, rail: Rail, policy_version: str) -> None:
+    def __init__(self, parents: Sequence[ParentRunManager], *, rail: Rail, policy_version: str) -> None:
         """Start the runs."""
         self._policy_version = policy_version
         self._runs: dict[int, CallbackManagerForChainRun] = {}
@@ -39,6 +44,11 @@ class RailRuns:
                 run.on_chain_error(failure)
             else:
                 run.on_chain_end({**describe(outcomes[index], policy_version=self._policy_version), **fields})
+
+    def close(self, fields: dict[str, object]) -> None:
+        """End all runs with given fields, for rails that judge many texts in one run."""
+        for run in self._left().values():
+            run.on_chain_end({**fields, "policy_version": self._policy_version})
 
     def fail(self, error: BaseException) -> None:
         """End all runs with what interrupted the batch."""
@@ -59,9 +69,7 @@ class AsyncRailRuns:
         self._runs = runs
 
     @classmethod
-    async def start(
-        cls, parents: Sequence[AsyncCallbackManagerForChainRun], *, rail: Rail, policy_version: str
-    ) -> AsyncRailRuns:
+    async def start(cls, parents: Sequence[AsyncParentRunManager], *, rail: Rail, policy_version: str) -> AsyncRailRuns:
         """Start the runs."""
         heard = {index: parent for index, parent in enumerate(parents) if parent.inheritable_handlers}
         runs: list[AsyncCallbackManagerForChainRun] = []
@@ -79,6 +87,11 @@ class AsyncRailRuns:
                 await run.on_chain_error(failure)
             else:
                 await run.on_chain_end({**describe(outcomes[index], policy_version=self._policy_version), **fields})
+
+    async def close(self, fields: dict[str, object]) -> None:
+        """End all runs with given fields, for rails that judge many texts in one run."""
+        for run in self._left().values():
+            await run.on_chain_end({**fields, "policy_version": self._policy_version})
 
     async def fail(self, error: BaseException) -> None:
         """End all runs with what interrupted the batch."""

@@ -38,7 +38,9 @@ class Reply:
         """Bring an output or an exception to this form."""
         if isinstance(value, BaseMessage):
             fields: dict[str, object] = value.response_metadata.get("guardrail", {})
-            stable = {key: repr(field) for key, field in fields.items() if key not in ("seconds", "released_characters")}
+            stable = {
+                key: repr(field) for key, field in fields.items() if key not in ("seconds", "released_characters")
+            }
             return cls(type(value).__name__.removesuffix("Chunk"), value.text, tuple(sorted(stable.items())))
         return cls(type(value).__name__, str(value))
 

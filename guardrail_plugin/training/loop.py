@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.guardian.format import Layout
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.load import default_device, load_causal_lm, model_folder
@@ -27,7 +28,7 @@ from guardrail_plugin.training.mix import Pools, epoch_examples, read_pools
 from guardrail_plugin.training.network import GuardianNetwork
 from guardrail_plugin.training.validation import Validation, validate
 
-_CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def train(
     run.rank, run.world = rank, world
     out.mkdir(parents=True, exist_ok=True)
     total = min(run.total_steps(), max_steps or 10**9)
-    done = run.resume(out / _CHECKPOINT)
+    done = run.resume(out / CHECKPOINT_FILE)
     saved_at = time.monotonic()
     with tqdm(total=total, initial=done, desc="Training", disable=quiet, unit="step") as bar:
         for step, batch in run.steps(done, total):
@@ -77,14 +78,14 @@ def train(
                 bar.set_postfix(detection=f"{losses[0]:.3f}", response=f"{losses[1]:.3f}")
                 _log_line(out, {"step": step, "detection": losses[0], "response": losses[1]})
             if rank == 0 and time.monotonic() - saved_at > checkpoint_every_s:
-                run.checkpoint(out / _CHECKPOINT, step + 1)
+                run.checkpoint(out / CHECKPOINT_FILE, step + 1)
                 saved_at = time.monotonic()
     validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
     if rank == 0:
         save_artefact(
             out, network=run.network, config=config, located=run.located, tokenizer=run.tokenizer, validation=validation
         )
-        (out / _CHECKPOINT).unlink(missing_ok=True)
+        (out / CHECKPOINT_FILE).unlink(missing_ok=True)
     return TrainResult(out, total, time.monotonic() - started, validation)
 
 
@@ -133,6 +134,8 @@ class _Run:
 
     def total_steps(self) -> int:
         self.per_epoch = len(self.epoch(0)) // self.world
+        if self.per_epoch == 0:
+            raise ConfigError("there is nothing to train on: no source of this configuration has a usable row")
         return max(1, round(self.per_epoch * self.config.epochs))
 
     def steps(self, done: int, total: int) -> Iterator[tuple[int, list[Encoded]]]:

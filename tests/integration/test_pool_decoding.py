@@ -115,6 +115,43 @@ def test_several_decodes_take_turns_and_are_bounded() -> None:
     assert rows[:2] == [1, 2], "three rows at once are the bound"
 
 
+def test_decodes_are_stepped_in_turn() -> None:
+    hold = Hold("step")
+    replica = ScriptedReplica(tokens=count_on, on_call=hold)
+    with InferencePool() as pool:
+        pool.register("m", replica.factory)
+        futures = [pool.submit(generate(10, most=3))]
+        assert hold.entered.wait(WAIT_S)
+        futures.append(pool.submit(generate(20, most=3)))
+        hold.release()
+        assert [future.result(WAIT_S).token_ids for future in futures] == [(11, 12, 13), (21, 22, 23)]
+    steps = [call.requests[0].input_ids[0] for call in replica.calls if call.kind == "step"]
+    assert steps in ([10, 10, 20, 10, 20, 20], [10, 20, 10, 20, 10, 20])
+
+
+def test_a_replica_that_dies_scoring_takes_its_decodes_along_to_the_next() -> None:
+    hold = Hold("step")
+    deaths = [SystemExit()]
+
+    def dies_scoring(call: Call) -> None:
+        hold(call)
+        if call.kind == "score" and deaths:
+            raise deaths.pop()
+
+    replica = ScriptedReplica(tokens=count_on, on_call=dies_scoring)
+    with InferencePool() as pool:
+        pool.register("m", replica.factory)
+        decode = pool.submit(generate(10, most=6))
+        assert hold.entered.wait(WAIT_S)
+        verdict = pool.submit(score())
+        hold.release()
+        assert verdict.result(WAIT_S)
+        assert decode.result(WAIT_S).token_ids == (11, 12, 13, 14, 15, 16)
+        assert pool.stats().replica_restarts == 1
+    starts = [call.requests[0].input_ids for call in replica.calls if call.kind == "start"]
+    assert starts == [(10,), (10, 11)], "on the new replica, from where it was"
+
+
 @pytest.mark.parametrize("kind", ["start", "step"])
 def test_a_poison_row_fails_alone(kind: str) -> None:
     hold = Hold("score")

@@ -105,6 +105,25 @@ def test_closing_is_idempotent_from_many_threads_and_from_a_done_callback() -> N
     assert pool.stats().phase == "closed"
 
 
+def test_a_done_callback_that_closes_does_not_hold_up_the_closing(caplog: pytest.LogCaptureFixture) -> None:
+    hold = Hold()
+    pool = InferencePool()
+    pool.register("m", ScriptedReplica(on_call=hold).factory)
+    pool.open()
+    future = pool.submit(score())
+    future.add_done_callback(lambda _: pool.close())
+    assert hold.entered.wait(WAIT_S)
+    closer = threading.Thread(target=pool.close, daemon=True)
+    closer.start()
+    while pool.stats().phase == "open":
+        pass
+    hold.release()
+    closer.join(WAIT_S)
+    assert not closer.is_alive()
+    assert future.result(0)
+    assert "still inside" not in caplog.text, "the pool's thread did not wait for its own end"
+
+
 def test_leaving_because_of_an_interrupt_does_not_drain() -> None:
     hold = Hold()
     pool = InferencePool(max_batch=1, drain_s=60.0)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from guardrail_plugin.guardian.views import views
 
 WORDS = (
-    "explain", "the", "quick", "recipe", "building", "river", "banana", "steal", "kitchen", "computer", "weapon", "garden",
-    "poison", "window", "music", "attack", "little", "market", "school", "danger",
+    "explain", "the", "quick", "recipe", "building", "river", "banana", "steal", "kitchen", "computer", "weapon",
+    "garden", "poison", "window", "music", "attack", "little", "market", "school", "danger",
 )  # fmt: skip
 # Every plane and category, lone surrogates included, and what the steps look for, often enough to meet.
 CHARACTERS = st.one_of(
@@ -46,7 +46,9 @@ def test_a_plain_sentence_has_one_view(text: str) -> None:
     assert views(text) == (text,)
 
 
-@given(SENTENCES, st.sampled_from("\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u200e\x00\ufe01\ud800\U000e0020"), st.data())
+@given(
+    SENTENCES, st.sampled_from("\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u200e\x00\ufe01\ud800\U000e0020"), st.data()
+)
 @settings(max_examples=80, deadline=None)
 def test_invisible_characters_come_out_wherever_they_cut_a_word(text: str, invisible: str, data: st.DataObject) -> None:
     inside = [i for i in range(1, len(text)) if text[i - 1].isalpha() and text[i].isalpha()]

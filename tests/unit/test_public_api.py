@@ -22,7 +22,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_import_loads_nothing_heavy() -> None:
     code = f"import sys, guardrail_plugin; print([m for m in {HEAVY!r} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_guard_and_pool_load_no_model_library() -> None:
@@ -30,4 +32,6 @@ def test_guard_and_pool_load_no_model_library() -> None:
         "import sys\nfrom guardrail_plugin import InferencePool, Policy, guard, Guardian\n"
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -85,7 +85,7 @@ def test_the_checkpoint_is_the_loops_own(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from guardrail_plugin.training import loop
 
-    assert train_command.CHECKPOINT == loop._CHECKPOINT
+    assert train_command.CHECKPOINT == loop.CHECKPOINT_FILE
 
 
 def test_options_reach_the_loop_and_figures_come_back(

@@ -94,14 +94,10 @@ def test_fit_twice_is_the_same(llama: tuple[Any, Any], queries: Queries) -> None
     assert torch.equal(first.refusal.weight, second.refusal.weight)
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2, -2])
+@pytest.mark.parametrize("layer", [1, 2, -2])
 def test_any_layer_can_be_read(llama: tuple[Any, Any], queries: Queries, layer: int) -> None:
     config = AnchorConfig(**{**FAST.model_dump(), "layer": layer, "dims": 3})
-    try:
-        assert _fit(llama, queries, config=config).components.shape == (3, 32)
-    except ConfigError as error:  # the embedding of the last token is the same for all queries: nothing to learn there
-        assert layer == 0
-        assert "nothing to learn" in str(error)
+    assert _fit(llama, queries, config=config).components.shape == (3, 32)
 
 
 def test_a_layer_that_is_not_there_is_refused(llama: tuple[Any, Any], queries: Queries) -> None:
@@ -136,9 +132,7 @@ def test_too_few_queries_are_refused(llama: tuple[Any, Any]) -> None:
         fit_anchor(*llama, ["a"], ["b"], safety_prompts=["short"], config=FAST, quiet=True)
 
 
-def test_drawn_responses_are_kept_and_supplied_again(
-    llama: tuple[Any, Any], queries: Queries, tmp_path: Path
-) -> None:
+def test_drawn_responses_are_kept_and_supplied_again(llama: tuple[Any, Any], queries: Queries, tmp_path: Path) -> None:
     sampling = Sampling(samples=3, max_new_tokens=4)
     config = AnchorConfig(**{**FAST.model_dump(), "sampling": sampling})
     seen: list[str] = []

@@ -11,7 +11,27 @@ from guardrail_plugin.guardian.views import views
 
 OWN_TEXT = (None, "S6", "S12", SELF_HARM, CHILD_EXPLOITATION, PROMPT_INJECTION, "S1")
 ENGLISH = [(code, seed) for code in (None, "unheard-of", *MLCOMMONS.codes) for seed in range(3)]
-REQUIRED = {"en", "ko", "es", "fr", "de", "it", "pt", "nl", "pl", "ru", "uk", "tr", "ar", "hi", "ja", "zh", "vi", "id", "th"}
+REQUIRED = {
+    "en",
+    "ko",
+    "es",
+    "fr",
+    "de",
+    "it",
+    "pt",
+    "nl",
+    "pl",
+    "ru",
+    "uk",
+    "tr",
+    "ar",
+    "hi",
+    "ja",
+    "zh",
+    "vi",
+    "id",
+    "th",
+}
 
 
 def test_all_languages_are_there_and_english_leads() -> None:
@@ -29,7 +49,7 @@ def test_every_hazard_has_three_english_texts_of_its_own() -> None:
     assert len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize("hazard", [code for code in MLCOMMONS.codes])
+@pytest.mark.parametrize("hazard", MLCOMMONS.codes)
 @pytest.mark.parametrize("seed", range(3))
 def test_english_texts_decline(hazard: str, seed: int) -> None:
     text = fallback(hazard, seed=seed).lower()

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("huggingface_hub")
+
+from huggingface_hub import constants
 
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
 from guardrail_plugin.models import locate as room
@@ -37,19 +41,38 @@ def test_nowhere_to_be_found_prints_both_ways(no_hub: Path, monkeypatch: pytest.
     assert f"hf download {EMBEDDED_MODEL}" in str(caught.value)
 
 
-def test_a_hub_that_does_not_answer_costs_a_bounded_wait(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that accepts nobody: the connection attempt ends at its time limit, once."""
-    attempts = []
+@pytest.mark.parametrize("behaviour", ["refuses", "silent", "503"])
+def test_a_hub_that_does_not_answer_costs_a_bounded_wait(
+    no_hub: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str
+) -> None:
+    """A real server on loopback that refuses, accepts and says nothing, or is broken: one attempt, at most 3 s."""
+    server = socket.create_server(("127.0.0.1", 0))
+    visits: list[socket.socket] = []
 
-    def never(address: object, timeout: float) -> socket.socket:
-        attempts.append(timeout)
-        raise TimeoutError
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                visitor, _ = server.accept()
+                visits.append(visitor)
+                if behaviour == "503":
+                    visitor.recv(4096)
+                    visitor.sendall(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")
 
+    address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    if behaviour == "refuses":
+        server.close()
+    threading.Thread(target=serve, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(room, "_offline_by_environment", lambda: False)
-    monkeypatch.setattr(room.socket, "create_connection", never)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     started = time.monotonic()
     with pytest.raises(ModelNotFoundError, match="the hub is out of reach"):
         locate("someone/some-model")
-    assert attempts == [HUB_TIMEOUT_S]
+    waited = time.monotonic() - started
+    assert len(visits) == (0 if behaviour == "refuses" else 1)
+    assert waited < HUB_TIMEOUT_S
     assert HUB_TIMEOUT_S <= 3
-    assert time.monotonic() - started < 3
+    server.close()
+    for visitor in visits:
+        visitor.close()

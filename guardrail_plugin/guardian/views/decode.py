@@ -2,8 +2,8 @@
 
 Ordinary encodings stay: percent signs of URLs, entities of HTML, escapes of JSON, hashes, tokens, images.
 
-Sources: the encodings that guards are reported to miss: base64, hexadecimal, ciphers, spelling alphabets (GitHub
-issue fullsend-ai/fullsend#168 for base64; Prompt-injection benchmarks for the others).
+Source for the need: a scanner that found none of the base64 attacks (GitHub thread fullsend-ai/fullsend#168), and the
+encoded prompts of CyberSecEval (hexadecimal, binary, ROT13, Morse).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from urllib.parse import unquote
 
-from guardrail_plugin.guardian.cleaning import clean
-from guardrail_plugin.guardian.decipher import decipher
+from guardrail_plugin.guardian.views.cleaning import clean
+from guardrail_plugin.guardian.views.decipher import decipher
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{8,})*={0,2}")
 _BASE32 = re.compile(r"(?<![A-Z0-9])[A-Z2-7]{16,}={0,6}")
@@ -30,6 +30,7 @@ _ONLY_BASE64 = re.compile(r"[A-Za-z0-9+/\n]{12,}={0,2}\n?")
 _MIN_BYTES = 3
 _PLAIN_WORD = re.compile(r"[A-Za-z][a-z]{,22}|[A-Z]{,11}|[a-z]{,11}|\d+")
 _SAMPLE_CHARACTERS = 200
+_ENOUGH_LETTERS = 12
 
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _PERCENT_WORD = re.compile(r"(?<![^\s\"'<>])[^\s\"'<>%]*%[^\s\"'<>]+")
@@ -67,12 +68,12 @@ def is_natural(text: str) -> bool:
 
 
 def _is_coherent(text: str, has_blanks: bool) -> bool:
-    """Say whether the letters come from one alphabet, or from Latin beside another one with blanks between."""
+    """Say whether the letters come from one alphabet. A name from a second one needs a blank, or company."""
     sample = [c for c in text[:_SAMPLE_CHARACTERS] if c.isalpha()]
     alphabets = {unicodedata.name(c, "?").split()[0].split("-")[0] for c in sample}
     if alphabets & {"HIRAGANA", "KATAKANA"}:
         alphabets = alphabets - {"HIRAGANA", "KATAKANA"} | {"CJK"}
-    return len(alphabets) <= 1 + has_blanks
+    return len(alphabets) <= 1 + (has_blanks or len(sample) >= _ENOUGH_LETTERS)
 
 
 def _text_of(raw: bytes) -> str | None:

@@ -30,7 +30,8 @@ _VOWELS = frozenset("aeiouyаеёиоуыэюяіїєαεηιουω")
 _ORDINARY_RUNS = frozenset(("wasd", "wsad", "awsd", "asdf", "etaoin", "aeiou"))
 
 _LEETISH = re.compile(r"[A-Za-z][0-57@$!€]{1,2}[A-Za-z]")
-_LEET_WORD = re.compile(r"(?<![\w@$!€./\\:#=&%+-])[A-Za-z0-9@$!€]{3,}(?![\w@$!€]|[./\\:#=+-]\w)")
+_LEET_WORD = re.compile(r"(?<![\w@$!€./\\:#=&%+-])[A-Za-z0-9@$!€]{2,}(?![\w@$!€]|[./\\:#=+-]\w)")
+_SHORT_WORDS = ("t0", "d0", "n0", "s0", "g0")
 _DIGITS = re.compile(r"[0-9@$!€]+")
 _READABLE = re.compile(r"[0-57@$!€]+")
 _HEX = re.compile(r"[0-9a-fA-F]+")
@@ -142,6 +143,8 @@ def _read_leet(match: re.Match[str]) -> str:
     """Where leet is proved, read every word that could be; short look-alikes of hexadecimal ("c0de") too."""
     word = match.group()
     core = word.strip("@$!€")
+    if core.lower() in _SHORT_WORDS:
+        return word.replace("0", "o")
     if not _is_mixed(core) or (_HEX.fullmatch(core) and len(core) > 5) or core.endswith(tuple("0123456789")):
         return word
     return word.replace(core, core.translate(_READ_AS))

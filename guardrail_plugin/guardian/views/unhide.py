@@ -13,6 +13,8 @@ _FLAGS = "|".join(
     "\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in name) + "\U000e007f" for name in ("gbeng", "gbsct", "gbwls")
 )
 _CARRIER = re.compile(f"({_FLAGS})|([\U000e0000-\U000e007f]+)|[\ufe00-\ufe0f\U000e0100-\U000e01ef]+")
+# Ideographs, Myanmar and Phags-pa letters have registered variants.
+_HAS_VARIANTS = re.compile("[\u1000-\u109f\u3400-\u9fff\ua840-\ua877\U00020000-\U0003ffff]")
 _MIN_RUN = 3
 _MIN_LOOSE = 4
 
@@ -122,7 +124,7 @@ def _ordinary_selector(base: str, run: str) -> bool:
         return not base.isalpha() or base == "\u2139"
     if len(run) > 1 or not base:
         return False
-    return base >= "\u1000" or not base.isalnum()
+    return not base.isalnum() or _HAS_VARIANTS.match(base) is not None
 
 
 def _unreversed(text: str) -> tuple[str, bool]:
@@ -158,6 +160,8 @@ def _cuts_a_word(text: str, match: re.Match[str]) -> bool:
         return False
     before, after, run = text[start - 1], text[end], match.group()
     if not (before.isalnum() and after.isalnum() and (before.isalpha() or after.isalpha())):
+        return False
+    if _CARRIER.fullmatch(run) and _ordinary_selector(before, run):
         return False
     if _JOINING_SCRIPT.match(before) and _JOINING_SCRIPT.match(after):
         alternating = start > 1 and _INVISIBLE.match(text[start - 2]) and _INVISIBLE.match(text[end + 1 : end + 2])

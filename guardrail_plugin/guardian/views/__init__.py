@@ -12,8 +12,8 @@ characters, up to 100 % of the time. Raw text is always the first view: no norma
 from __future__ import annotations
 
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.guardian.cleaning import clean
-from guardrail_plugin.guardian.decode import decode
+from guardrail_plugin.guardian.views.cleaning import clean
+from guardrail_plugin.guardian.views.decode import decode
 
 _MAX_LAYERS = 2
 

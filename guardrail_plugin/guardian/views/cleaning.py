@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from guardrail_plugin.guardian.lookalikes import undisguise
-from guardrail_plugin.guardian.marks import unmark
-from guardrail_plugin.guardian.respell import respell
-from guardrail_plugin.guardian.unhide import unhide
+from guardrail_plugin.guardian.views.lookalikes import undisguise
+from guardrail_plugin.guardian.views.marks import unmark
+from guardrail_plugin.guardian.views.respell import respell
+from guardrail_plugin.guardian.views.unhide import unhide
 
 
 def clean(text: str) -> str:

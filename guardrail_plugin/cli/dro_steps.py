@@ -1,0 +1,221 @@
+"""What the ``guardrail dro`` commands do: read files, call the library, write files, return a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from guardrail_plugin.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from guardrail_plugin.dro import Answer, SoftPrompt
+    from guardrail_plugin.dro.evaluate import Judge, SetResult
+
+Source: TypeAlias = tuple[str | None, Path | None, str | None]
+"""Model, adapter, device."""
+
+Report: TypeAlias = Mapping[str, object]
+
+
+def fit_to_file(
+    out: Path,
+    *,
+    queries: tuple[Path, Path],
+    prompts: Sequence[str] | None,
+    anchor: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    source: Source,
+    resume: bool,
+    quiet: bool,
+) -> Report:
+    """Fit an anchor and write it. Drawn responses lie beside it in ``*.drawn.jsonl``."""
+    from guardrail_plugin.dro import SAFETY_PROMPTS, AnchorConfig, Journal, Sampling, fit_anchor
+    from guardrail_plugin.dro.load import read_queries
+
+    config = AnchorConfig(**anchor, sampling=Sampling(**sampling))
+    harmful, harmless = (read_queries(path) for path in queries)
+    drawn = _beside(out, ".drawn.jsonl")
+    _forget(drawn, resume=resume)
+    model, tokenizer = _load(source)
+    fitted = fit_anchor(
+        model,
+        tokenizer,
+        harmful,
+        harmless,
+        safety_prompts=list(prompts or SAFETY_PROMPTS),
+        config=config,
+        journal=Journal(drawn),
+        quiet=quiet,
+    )
+    fitted.save(out)
+    return {**fitted.report(), "conditions": list(fitted.conditions), "anchor": str(out), "drawn": str(drawn)}
+
+
+def train_to_file(
+    out: Path,
+    *,
+    anchor: Path,
+    init: str,
+    config: Path | None,
+    seed: int | None,
+    vanilla: tuple[Path, float] | None,
+    source: Source,
+    resume: bool,
+    quiet: bool,
+) -> Report:
+    """Train a soft prompt and write it. The checkpoint lies beside it until the end."""
+    from guardrail_plugin.dro import SAFETY_PROMPTS, Anchor, Config, train, train_vanilla
+
+    settings = Config.from_toml(config) if config is not None else Config()
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    fitted = Anchor.load(anchor)
+    checkpoint = _beside(out, ".checkpoint")
+    _forget(checkpoint, resume=resume)
+    answers = None if vanilla is None else _answers(vanilla[0], fitted.harmful, fitted.harmless)
+    model, tokenizer = _load(source)
+    common: dict[str, Any] = {"init": SAFETY_PROMPTS.get(init, init), "config": settings}
+    common |= {"checkpoint": checkpoint, "quiet": quiet}
+    if vanilla is None or answers is None:
+        soft = train(model, tokenizer, fitted, **common)
+    else:
+        soft = train_vanilla(model, tokenizer, answers, undesired_weight=vanilla[1], **common)
+    soft.save(out)
+    return {"soft_prompt": str(out), **_described(soft)}
+
+
+def evaluate_prompt(
+    *,
+    harmful: Sequence[Path],
+    harmless: Sequence[Path],
+    references: Path | None,
+    prompt: str | None,
+    soft: Path | None,
+    limit: int | None,
+    settings: Mapping[str, Any],
+    judge: bool,
+    guardian: str | None,
+    out: Path | None,
+    journal: Path | None,
+    source: Source,
+    resume: bool,
+    quiet: bool,
+) -> Report:
+    """Measure a prompt and write the report. Drawn responses are kept in the journal."""
+    from guardrail_plugin.dro import SAFETY_PROMPTS, EvaluationConfig, Journal, SoftPrompt, evaluate
+    from guardrail_plugin.dro.load import read_queries, read_references
+
+    if prompt is not None and soft is not None:
+        raise ConfigError("--prompt and --soft exclude each other: a model has one system message")
+    config = EvaluationConfig(**settings)
+    sets = [{path.stem: read_queries(path)[:limit] for path in paths} for paths in (harmful, harmless)]
+    pairs = read_references(references)[:limit] if references is not None else []
+    placed = SoftPrompt.load(soft) if soft is not None else SAFETY_PROMPTS.get(prompt or "", prompt)
+    drawn = journal or (_beside(out, ".drawn.jsonl") if out is not None else None)
+    if drawn is not None:
+        _forget(drawn, resume=resume)
+    model, tokenizer = _load(source)
+    with _judge(guardian, wanted=judge and bool(harmful), device=source[2]) as second:
+        result = evaluate(
+            model,
+            tokenizer,
+            prompt=placed,
+            harmful=sets[0],
+            harmless=sets[1],
+            references=pairs,
+            judge=second,
+            config=config,
+            journal=Journal(drawn),
+            quiet=quiet,
+        )
+    report = {**result.as_dict(), "sets": [_with_interval(one) for one in result.sets]}
+    report |= {"prompt": str(soft) if soft is not None else prompt, "settings": config.model_dump(mode="json")}
+    if out is not None:
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def plot_to_file(out: Path, *, anchor: Path, soft: Sequence[Path], source: Source) -> Report:
+    """Draw an anchor with soft prompts, and the curves of each."""
+    from guardrail_plugin.dro import Anchor, SoftPrompt, plot_anchor, plot_curves, save_figure, soft_coordinates
+
+    fitted = Anchor.load(anchor)
+    prompts = {path.name.partition(".")[0]: SoftPrompt.load(path) for path in soft}
+    extra = {}
+    if prompts:
+        model, tokenizer = _load(source)
+        extra = {name: soft_coordinates(model, tokenizer, fitted, soft=one) for name, one in prompts.items()}
+    written = list(save_figure(plot_anchor(fitted, extra), out))
+    for name, one in prompts.items():
+        if one.info.history:
+            written += save_figure(plot_curves(one.info.history), _beside(out, f".{name}.curves.png"))
+    return {"files": [str(path) for path in written]}
+
+
+def inspect_file(file: Path, *, base_model: str | None) -> Report:
+    """Describe a soft prompt or an anchor."""
+    from guardrail_plugin.dro import Anchor, SoftPrompt
+
+    try:
+        anchor = Anchor.load(file)
+    except ConfigError:
+        return _described(SoftPrompt.load(file, base_model=base_model))
+    counts = {"harmful": len(anchor.harmful), "harmless": len(anchor.harmless)}
+    return {
+        "kind": "anchor",
+        **anchor.report(),
+        **counts,
+        "conditions": list(anchor.conditions),
+        **anchor.identity.as_dict(),
+    }
+
+
+def _load(source: Source) -> tuple[Any, Any]:
+    from guardrail_plugin.dro.load import load_chat_model
+
+    model, adapter, device = source
+    return load_chat_model(model, adapter=adapter, device=device)
+
+
+@contextmanager
+def _judge(guardian: str | None, *, wanted: bool, device: str | None) -> Iterator[Judge | None]:
+    if not wanted:
+        yield None
+        return
+    from guardrail_plugin.cli.session import open_session
+    from guardrail_plugin.dro import guardian_judge
+
+    with open_session(guardian, device=device) as session:
+        yield guardian_judge(session.guardian)
+
+
+def _answers(drawn: Path, harmful: Sequence[str], harmless: Sequence[str]) -> list[Answer]:
+    from guardrail_plugin.dro import answers_from
+    from guardrail_plugin.dro.load import read_drawn
+
+    responses = read_drawn(drawn)
+    bad, good = ({q: responses[q] for q in queries if q in responses} for queries in (harmful, harmless))
+    return answers_from(bad, harmful=True) + answers_from(good, harmful=False)
+
+
+def _described(soft: SoftPrompt) -> dict[str, object]:
+    shown = soft.info.model_dump(mode="json", exclude={"history"})
+    return {"kind": "soft prompt", "tokens": len(soft), "dtype": str(soft.vectors.dtype), **shown}
+
+
+def _with_interval(one: SetResult) -> dict[str, object]:
+    from guardrail_plugin.evals.intervals import wilson
+
+    return {**one.as_dict(), "interval95": list(wilson(one.hits, one.queries))}
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(out.name.removesuffix(".safetensors").removesuffix(".png").removesuffix(".json") + ending)
+
+
+def _forget(path: Path, *, resume: bool) -> None:
+    if not resume:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,116 @@
+"""Models and queries from files, for the command line and for scripts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.models.load import apply_adapter, default_device, load_causal_lm, model_folder
+from guardrail_plugin.models.locate import EMBEDDED_MODEL, locate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def load_chat_model(
+    model: str | None = None, *, adapter: Path | None = None, device: str | None = None, offline: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a chat model and its tokenizer.
+
+    The model goes by its hub id; one with an adapter goes by that and by the adapter's hash, since a soft prompt for
+    one is not for the other. A folder has no name.
+
+    Args:
+        model: hub id or folder; the embedded model if not given.
+        adapter: folder of a PEFT adapter to merge into it.
+        device: the best there is if not given.
+
+    Raises:
+        ModelNotFoundError: the model is nowhere.
+        ConfigError: the adapter's folder holds none.
+        MissingDependencyError: an extra is missing.
+    """
+    located = locate(model or EMBEDDED_MODEL, offline=offline)
+    folder = model_folder(located)
+    from transformers import AutoTokenizer
+
+    loaded = load_causal_lm(folder, device=device or default_device())
+    name = "" if located.origin == "path" else located.model_id
+    if adapter is not None:
+        weights = adapter / _ADAPTER_FILE
+        if not weights.is_file():
+            raise ConfigError(f"{adapter} holds no {_ADAPTER_FILE}")
+        rows = loaded.get_input_embeddings().num_embeddings
+        loaded = apply_adapter(loaded, adapter, vocab_size=rows, added_tokens=0)
+        name = name and f"{name}+{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+    loaded.name_or_path = name
+    return loaded, AutoTokenizer.from_pretrained(folder)
+
+
+def read_queries(path: Path) -> list[str]:
+    """Return the queries of a file: one per line, or JSONL objects with a ``text``.
+
+    Raises:
+        ConfigError: the file cannot be read or holds no query.
+    """
+    if path.suffix == ".jsonl":
+        queries = [str(row["text"]) for row in _rows(path, "text")]
+    else:
+        queries = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    if not queries:
+        raise ConfigError(f"{path} holds no query")
+    return queries
+
+
+def read_references(path: Path) -> list[tuple[str, str]]:
+    """Return the (query, good answer) pairs of a JSONL file with ``text`` and ``response``.
+
+    Raises:
+        ConfigError: the file cannot be read, or a row lacks one of them.
+    """
+    return [(str(row["text"]), str(row["response"])) for row in _rows(path, "text", "response")]
+
+
+def read_drawn(path: Path, *, condition: str | None = None) -> dict[str, list[str]]:
+    """Return the responses that a journal keeps, by query: those under one condition, or all.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a journal.
+    """
+    drawn: dict[str, list[str]] = {}
+    for row in _rows(path, "query", "responses", "condition"):
+        if condition in (None, row["condition"]):
+            drawn.setdefault(row["query"], []).extend(row["responses"])
+    return drawn
+
+
+def _rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = _parsed(line)
+        if not isinstance(row, dict) or any(row.get(key) is None for key in keys):
+            raise ConfigError(f"{path}, line {number}: not a JSON object with {' and '.join(keys)}")
+        yield row
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not text in UTF-8") from None

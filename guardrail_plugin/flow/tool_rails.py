@@ -1,0 +1,119 @@
+"""Whether a tool may be called with these arguments, and whether what it returned may be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianError, GuardrailError
+from guardrail_plugin.core.verdict import Action, Verdict
+from guardrail_plugin.flow.effects import Classify, Escalate, Steps, Told
+from guardrail_plugin.flow.outcomes import Allowed, Blocked, Edited, Failed, Outcome
+from guardrail_plugin.flow.rails import Rules, unjudged
+
+CALL_BLOCKED = "This tool call was blocked by a safety check{hazard}. Do not repeat it."
+CALL_UNJUDGED = "This tool call was not made, because the safety check could not be completed."
+CALL_FORBIDDEN = "This tool may not be called here."
+OUTPUT_BLOCKED = "The tool's output was withheld by a safety check{hazard}."
+OUTPUT_UNJUDGED = "The tool's output was withheld, because the safety check could not be completed."
+
+_GLOB = frozenset("*?[]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolPolicy:
+    """Which tools are treated otherwise than the rest. Names are compared exactly: there are no patterns.
+
+    Attributes:
+        allow: the only tools that may be called; ``None``: any.
+        always_escalate: tools whose every call a person decides about, whatever the verdict; without anyone to ask
+            they are blocked.
+        trust_arguments: tools whose arguments are not judged.
+        trust_outputs: tools whose outputs are not judged.
+    """
+
+    allow: frozenset[str] | None = None
+    always_escalate: frozenset[str] = frozenset()
+    trust_arguments: frozenset[str] = frozenset()
+    trust_outputs: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        *,
+        allow: Iterable[str] | None = None,
+        always_escalate: Iterable[str] = (),
+        trust_arguments: Iterable[str] = (),
+        trust_outputs: Iterable[str] = (),
+    ) -> None:
+        """Check the names.
+
+        Raises:
+            ConfigError: a lone string, something that is no name, or a pattern.
+        """
+        object.__setattr__(self, "allow", None if allow is None else _names("allow", allow))
+        for setting, given in (
+            ("always_escalate", always_escalate),
+            ("trust_arguments", trust_arguments),
+            ("trust_outputs", trust_outputs),
+        ):
+            object.__setattr__(self, setting, _names(setting, given))
+
+
+def _names(setting: str, given: Iterable[str]) -> frozenset[str]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError(f"{setting} must be tool names, got {given!r}; write [{given!r}]")
+    names = frozenset(given)
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{setting} must be tool names, got {name!r}")
+        if _GLOB & set(name):
+            raise ConfigError(f"{setting}: {name!r} looks like a pattern; tool names are compared exactly")
+    return names
+
+
+def tool_call_rail(check: Check, *, name: str, tools: ToolPolicy, rules: Rules) -> Steps[Outcome]:
+    """Decide whether a tool is called. No safeguard response is written: the reason goes to a model."""
+    if tools.allow is not None and name not in tools.allow:
+        return Blocked("tool_call", CALL_FORBIDDEN)
+    must_ask = name in tools.always_escalate
+    if name in tools.trust_arguments and not must_ask:
+        return Allowed("tool_call")
+    return (yield from _judged(check, rules=rules, must_ask=must_ask, reasons=(CALL_BLOCKED, CALL_UNJUDGED)))
+
+
+def tool_output_rail(check: Check, *, rules: Rules) -> Steps[Outcome]:
+    """Decide whether a model may read what a tool, or a document, says. Empty text needs no verdict."""
+    if not check.text.strip():
+        return Allowed(check.rail)
+    return (yield from _judged(check, rules=rules, must_ask=False, reasons=(OUTPUT_BLOCKED, OUTPUT_UNJUDGED)))
+
+
+def _judged(check: Check, *, rules: Rules, must_ask: bool, reasons: tuple[str, str]) -> Steps[Outcome]:
+    answer = yield Classify(check, rules.policy.timeout_s)
+    if not isinstance(answer, Verdict):
+        error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
+        return _without_verdict(error, check=check, rules=rules, must_ask=must_ask, reason=reasons[1])
+    action: Action = rules.policy.action(answer)
+    if action == "allow" and must_ask:
+        action = "escalate"
+    if action == "allow":
+        return Allowed(check.rail, answer)
+    if action == "escalate" and rules.on_escalate is not None:
+        told = yield Escalate(check, answer, rules.on_escalate)
+        said = told.answer if isinstance(told, Told) else None
+        if said == "allow":
+            return Allowed(check.rail, answer)
+        if isinstance(said, str) and said.strip() and said != "block":
+            return Edited(check.rail, said, answer)
+    hazard = f" ({answer.hazard})" if answer.hazard and answer.harmful else ""
+    return Blocked(check.rail, reasons[0].format(hazard=hazard), answer, action)
+
+
+def _without_verdict(error: GuardrailError, *, check: Check, rules: Rules, must_ask: bool, reason: str) -> Outcome:
+    outcome = unjudged(error, rail=check.rail, rules=rules)
+    if isinstance(outcome, Failed) and isinstance(outcome.error, BlockedError):
+        return Blocked(check.rail, reason, error=error)  # whether blocks raise is the tool's own setting
+    if isinstance(outcome, Allowed) and must_ask:
+        return Blocked(check.rail, reason, None, "escalate", error)
+    return replace(outcome, response=reason) if isinstance(outcome, Blocked) else outcome

@@ -1,0 +1,86 @@
+"""Judge one tool call, before and after, with its trace runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.callbacks import AsyncParentRunManager, ParentRunManager
+
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.verdict import Rail
+from guardrail_plugin.flow import Outcome, Rules, Steps, run_batch_async, run_batch_sync
+from guardrail_plugin.flow.tool_rails import ToolPolicy, tool_call_rail, tool_output_rail
+from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.runnables.blocks import call_check
+from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolStage:
+    """The two rails of tools, with their settings. Immutable; tools and agents share one."""
+
+    guardian: GuardianProtocol
+    rules: Rules
+    tools: ToolPolicy
+
+    def call(self, name: str, arguments: object, parent: ParentRunManager | None) -> Outcome:
+        """Decide whether a tool is called."""
+        return self._judge([self._call(name, arguments)], "tool_call", parent)[0]
+
+    async def acall(self, name: str, arguments: object, parent: AsyncParentRunManager | None) -> Outcome:
+        """Like ``call``. Cancellation: passes to the guardian."""
+        return (await self._ajudge([self._call(name, arguments)], "tool_call", parent))[0]
+
+    def outputs(self, name: str, texts: Sequence[str], parent: ParentRunManager | None) -> list[Outcome]:
+        """Decide whether a model may read what the tool returned: one guardian batch. Empty: all of it, unjudged."""
+        return [] if name in self.tools.trust_outputs else self._judge(self._outputs(texts), "tool_output", parent)
+
+    async def aoutputs(self, name: str, texts: Sequence[str], parent: AsyncParentRunManager | None) -> list[Outcome]:
+        """Like ``outputs``. Cancellation: passes to the guardian."""
+        if name in self.tools.trust_outputs:
+            return []
+        return await self._ajudge(self._outputs(texts), "tool_output", parent)
+
+    def _call(self, name: str, arguments: object) -> Steps[Outcome]:
+        return tool_call_rail(call_check(name, arguments), name=name, tools=self.tools, rules=self.rules)
+
+    def _outputs(self, texts: Sequence[str]) -> list[Steps[Outcome]]:
+        return [tool_output_rail(Check(text, rail="tool_output"), rules=self.rules) for text in texts]
+
+    def _judge(self, flows: list[Steps[Outcome]], rail: Rail, parent: ParentRunManager | None) -> list[Outcome]:
+        parents = [parent] * len(flows) if parent is not None else []
+        runs = RailRuns(parents, rail=rail, policy_version=self.rules.policy.version)
+        try:
+            outcomes = run_batch_sync(flows, self.guardian)
+        except BaseException as error:
+            runs.fail(error)
+            raise
+        runs.end(outcomes)
+        log_unjudged(outcomes)
+        return outcomes
+
+    async def _ajudge(
+        self, flows: list[Steps[Outcome]], rail: Rail, parent: AsyncParentRunManager | None
+    ) -> list[Outcome]:
+        parents = [parent] * len(flows) if parent is not None else []
+        runs = await AsyncRailRuns.start(parents, rail=rail, policy_version=self.rules.policy.version)
+        try:
+            outcomes = await run_batch_async(flows, self.guardian)
+        except BaseException as error:
+            await runs.fail(error)
+            raise
+        await runs.end(outcomes)
+        log_unjudged(outcomes)
+        return outcomes
+
+
+def edited_arguments(name: str, text: str) -> dict[str, Any] | None:
+    """Read the arguments that a person wrote: a JSON object, with or without the tool's name before it."""
+    try:
+        arguments = json.loads(text.strip().removeprefix(name))
+    except ValueError:
+        return None
+    return dict(arguments) if isinstance(arguments, Mapping) else None

@@ -1,0 +1,268 @@
+"""``GuardedTool``: a tool whose calls and outputs are judged, for agents, chains and direct use."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
+
+from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.messages import ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import set_config_context
+from langchain_core.runnables.utils import coro_with_context
+from langchain_core.tools import BaseTool, Tool, ToolException
+from langchain_core.utils.pydantic import TypeBaseModel
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
+from typing_extensions import override
+
+from guardrail_plugin.core.errors import BlockedError
+from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe
+from guardrail_plugin.runnables.detached import detached
+from guardrail_plugin.runnables.gate import await_verdict, wait_for_verdict
+from guardrail_plugin.runnables.tool_outputs import holds_messages, replaced, texts_of
+from guardrail_plugin.runnables.tool_stage import ToolStage, edited_arguments
+
+Handle: TypeAlias = Literal["message", "raise"]
+
+_SIMPLE = {
+    "title": "tool",
+    "type": "object",
+    "properties": {"__arg1": {"title": "__arg1", "type": "string"}},
+    "required": ["__arg1"],
+}
+"""What LangChain shows models of a ``Tool`` without a schema; only for that very class."""
+
+_CALL_ID = "__guardrail_tool_call_id"
+_EDIT_UNREADABLE = "This tool call was not made: the edited arguments are no JSON object."
+
+
+class ToolBlockedError(BlockedError, ToolException):
+    """A guarded tool blocked, and ``handle="raise"``. The tool's own ``handle_tool_error`` applies to it."""
+
+
+class GuardedTool(BaseTool):
+    """A tool behind rails. Made by ``guard_tool()``, which documents the settings.
+
+    Its name, description and schema are the inner tool's. What runs inside is detached from the caller's callbacks:
+    these hear of the call and of the judged output.
+
+    Does not: judge artifacts (no model reads them), other values in a ``Command``'s update than its messages, or
+    exceptions other than ``ToolException``.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    inner: BaseTool = Field(exclude=True)
+    handle: Handle = "message"
+    stage: Annotated[ToolStage, SkipValidation] = Field(exclude=True, repr=False)
+
+    _hidden: frozenset[str] = PrivateAttr()
+
+    def __init__(self, *, inner: BaseTool, stage: ToolStage, handle: Handle = "message") -> None:
+        given: dict[str, Any] = {name: getattr(inner, name) for name in BaseTool.model_fields}
+        super().__init__(**given, inner=inner, stage=stage, handle=handle)
+        self._hidden = _injected(inner)
+
+    @property
+    def func(self) -> Callable[..., Any] | None:
+        """The inner tool's function, for those who look for injected parameters in its signature."""
+        return getattr(self.inner, "func", None)
+
+    @property
+    def coroutine(self) -> Callable[..., Any] | None:
+        """Like ``func``, for async tools."""
+        return getattr(self.inner, "coroutine", None)
+
+    @property
+    @override
+    def args(self) -> dict[str, Any]:
+        return self.inner.args
+
+    @property
+    @override
+    def tool_call_schema(self) -> Any:
+        return _SIMPLE if isinstance(self.inner, Tool) and not self.inner.args_schema else self.inner.tool_call_schema
+
+    @override
+    def get_input_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
+        return self.inner.get_input_schema(config)
+
+    @property
+    @override
+    def _injected_args_keys(self) -> frozenset[str]:
+        return self.inner._injected_args_keys
+
+    @override
+    def _to_args_and_kwargs(
+        self, tool_input: str | dict[str, Any], tool_call_id: str | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = self.inner._to_args_and_kwargs(tool_input, tool_call_id)
+        return args, {**kwargs, _CALL_ID: tool_call_id}
+
+    @override
+    def _run(
+        self, *args: Any, config: RunnableConfig, run_manager: CallbackManagerForToolRun | None = None, **kwargs: Any
+    ) -> Any:
+        call_id = kwargs.pop(_CALL_ID, None)
+        outcome = self.stage.call(self.name, self._shown(args, kwargs), run_manager)
+        if not isinstance(outcome, Allowed | Edited):
+            return self._refused(outcome, call_id)
+        if isinstance(outcome, Edited):
+            edited = self._edited(outcome, kwargs, call_id)
+            if edited is None:
+                return self._answer(_EDIT_UNREADABLE, outcome, call_id)
+            args, kwargs = edited
+        wait_for_verdict()
+        inner = detached(config)
+        kwargs |= _wanted(self.inner._run, inner, CallbackManagerForToolRun.get_noop_manager())
+        failed = False
+        with set_config_context(inner) as context:
+            try:
+                output = context.run(self.inner._run, *args, **kwargs)
+            except ToolException as error:
+                output, failed = self._told(error), True
+        content, artifact = self._split(output, failed=failed)
+        judged = self.stage.outputs(self.name, texts_of(content), run_manager)
+        return self._passed(content, artifact, judged, failed=failed, call_id=call_id)
+
+    @override
+    async def _arun(
+        self,
+        *args: Any,
+        config: RunnableConfig,
+        run_manager: AsyncCallbackManagerForToolRun | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        call_id = kwargs.pop(_CALL_ID, None)
+        outcome = await self.stage.acall(self.name, self._shown(args, kwargs), run_manager)
+        if not isinstance(outcome, Allowed | Edited):
+            return self._refused(outcome, call_id)
+        if isinstance(outcome, Edited):
+            edited = self._edited(outcome, kwargs, call_id)
+            if edited is None:
+                return self._answer(_EDIT_UNREADABLE, outcome, call_id)
+            args, kwargs = edited
+        await await_verdict()
+        inner = detached(config)
+        plain = type(self.inner)._arun is BaseTool._arun
+        runs = self.inner._run if plain else self.inner._arun
+        kwargs |= _wanted(runs, inner, AsyncCallbackManagerForToolRun.get_noop_manager())
+        failed = False
+        with set_config_context(inner) as context:
+            try:
+                output = await coro_with_context(self.inner._arun(*args, **kwargs), context)
+            except ToolException as error:
+                output, failed = self._told(error), True
+        content, artifact = self._split(output, failed=failed)
+        judged = await self.stage.aoutputs(self.name, texts_of(content), run_manager)
+        return self._passed(content, artifact, judged, failed=failed, call_id=call_id)
+
+    def _shown(self, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+        """Return what the model wrote: the arguments without those that were injected."""
+        named = {key: value for key, value in kwargs.items() if key not in self._hidden}
+        if not args:
+            return named
+        return args[0] if len(args) == 1 and not named else [*args, named]
+
+    def _edited(
+        self, outcome: Edited, kwargs: dict[str, Any], call_id: str | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        arguments = edited_arguments(self.name, outcome.text)
+        if arguments is None:
+            return None
+        injected = {key: value for key, value in kwargs.items() if key in self._hidden}
+        return self.inner._to_args_and_kwargs({**arguments, **injected}, call_id)
+
+    def _split(self, output: Any, *, failed: bool) -> tuple[Any, Any]:
+        if failed or self.response_format != "content_and_artifact":
+            return output, None
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise ValueError(f"a tool with response_format='content_and_artifact' returned a {type(output).__name__}")
+        return output
+
+    def _told(self, error: ToolException) -> Any:
+        """Return what the tool says about its own failure: a model reads it, so it is judged like an output."""
+        handler = self.handle_tool_error
+        if not handler:
+            raise error
+        if callable(handler):
+            return handler(error)
+        return handler if isinstance(handler, str) else (error.args[0] if error.args else "Tool execution error")
+
+    def _passed(
+        self, content: Any, artifact: Any, outcomes: Sequence[Outcome], *, failed: bool, call_id: str | None
+    ) -> Any:
+        texts: list[str | None] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            if isinstance(outcome, Blocked) and self.handle == "raise":
+                raise ToolBlockedError(outcome.verdict, rail=outcome.rail) from outcome.error
+            text = outcome.text if isinstance(outcome, Edited) else None
+            texts.append(outcome.response if isinstance(outcome, Blocked) else text)
+        if all(text is None for text in texts):
+            return self._shaped(self._failure(content, call_id) if failed else content, artifact)
+        blocked = next((outcome for outcome in outcomes if isinstance(outcome, Blocked)), None)
+        if blocked is not None and not holds_messages(content):
+            return self._answer(blocked.response, blocked, call_id)
+        return self._shaped(replaced(content, texts, error=blocked is not None or failed), None)
+
+    def _refused(self, outcome: Outcome, call_id: str | None) -> Any:
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        if not isinstance(outcome, Blocked):
+            raise AssertionError("a call that goes on is not refused")
+        if self.handle == "raise":
+            raise ToolBlockedError(outcome.verdict, rail=outcome.rail) from outcome.error
+        return self._answer(outcome.response, outcome, call_id)
+
+    def _answer(self, reason: str, outcome: Outcome, call_id: str | None) -> Any:
+        if call_id is None:
+            return self._shaped(reason, None)
+        fields = describe(outcome, policy_version=self.stage.rules.policy.version)
+        return self._shaped(
+            ToolMessage(
+                content=reason,
+                tool_call_id=call_id,
+                name=self.name,
+                status="error",
+                response_metadata={"guardrail": fields},
+            ),
+            None,
+        )
+
+    def _failure(self, content: Any, call_id: str | None) -> Any:
+        if call_id is None or not isinstance(content, str):
+            return content
+        return ToolMessage(content=content, tool_call_id=call_id, name=self.name, status="error")
+
+    def _shaped(self, content: Any, artifact: Any) -> Any:
+        return (content, artifact) if self.response_format == "content_and_artifact" else content
+
+
+def _injected(tool: BaseTool) -> frozenset[str]:
+    """Return the names of arguments that no model writes: state, stores, ids."""
+    hidden = frozenset(tool._injected_args_keys) | {_CALL_ID}
+    try:
+        full = getattr(tool.get_input_schema(), "model_fields", {})
+        shown = getattr(tool.tool_call_schema, "model_fields", None)
+    except (TypeError, NotImplementedError):
+        return hidden
+    return hidden if shown is None else hidden | (full.keys() - shown.keys())
+
+
+def _wanted(function: Callable[..., Any], config: RunnableConfig, manager: object) -> dict[str, Any]:
+    """Return those of config and run manager that a tool's function takes, as ``BaseTool.run`` passes them."""
+    given: dict[str, Any] = {}
+    if "run_manager" in inspect.signature(function).parameters:
+        given["run_manager"] = manager
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError):
+        hints = {}
+    for name, hint in hints.items():
+        if hint is RunnableConfig or RunnableConfig in get_args(hint):
+            given[name] = config
+            break
+    return given

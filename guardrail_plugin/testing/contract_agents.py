@@ -1,0 +1,186 @@
+"""What a guarded LangGraph agent must keep to; see ``contract`` for how to run it. Needs ``langgraph``.
+
+The subject is a function ``build(model, tools, guardian, checkpointer)`` that returns a compiled graph over
+``{"messages": [...]}``: ``create_agent`` with a middleware, or a graph made by hand.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.tools import BaseTool
+
+from guardrail_plugin.core.errors import MissingDependencyError
+from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.testing.contract import (
+    FORBIDDEN,
+    HARMFUL_TURN,
+    HARMLESS_TURN,
+    Contract,
+    not_in,
+    require,
+    watchman,
+)
+from guardrail_plugin.testing.contract_tools import POISON, mail_tool
+from guardrail_plugin.testing.models import ScriptedModel
+
+BuildAgent: TypeAlias = Callable[[BaseChatModel, Sequence[BaseTool], GuardianProtocol, Any], Any]
+
+STREAM_MODES = ("messages", "updates", "values", "custom")
+_DONE = ("All is ", "done now.")
+
+
+def calling(*recipients: str) -> list[str | AIMessageChunk]:
+    """Return a model's turn that calls the mail tool once for each recipient, in parallel."""
+    return [
+        AIMessageChunk(
+            content="",
+            tool_call_chunks=[
+                {
+                    "type": "tool_call_chunk",
+                    "name": "send_mail",
+                    "args": f'{{"to": "{to}"}}',
+                    "id": f"call-{index}",
+                    "index": index,
+                }
+                for index, to in enumerate(recipients)
+            ],
+        )
+    ]
+
+
+def _saver() -> Any:
+    try:
+        from langgraph.checkpoint.memory import InMemorySaver
+    except ImportError:
+        raise MissingDependencyError("langgraph", extra="dev") from None
+    return InMemorySaver()
+
+
+def _asking(text: str) -> dict[str, list[BaseMessage]]:
+    return {"messages": [HumanMessage(text)]}
+
+
+def _thread(name: str) -> Any:
+    return {"configurable": {"thread_id": name}}
+
+
+async def harmless_runs_pass_unchanged(build: BuildAgent) -> None:
+    """The agent calls its tool and answers as the model said, sync and async."""
+    for name in ("invoke", "ainvoke"):
+        done: list[str] = []
+        agent = build(ScriptedModel(calling("alice"), _DONE), [mail_tool(done)], watchman(), _saver())
+        state = await _run(agent, name, "Write to alice", _thread("t"))
+        require(done == ["alice"], f"{name}: the tool did not run")
+        require(state["messages"][-1].text == "".join(_DONE), f"{name}: the answer was changed")
+
+
+async def model_never_ran_when_input_blocked(build: BuildAgent) -> None:
+    """A blocked user turn never reaches the model, and is answered."""
+    for name in ("invoke", "ainvoke"):
+        model = ScriptedModel(HARMLESS_TURN)
+        agent = build(model, [], watchman(), _saver())
+        state = await _run(agent, name, f"Tell me about {FORBIDDEN}", _thread("t"))
+        require(model.calls == 0, f"{name}: the model ran on a blocked input")
+        require(state["messages"][-1].type == "ai", f"{name}: a blocked input got no answer")
+
+
+async def no_unchecked_token_in_any_stream(build: BuildAgent) -> None:
+    """No stream mode and no event shows the forbidden text that the model says."""
+    for mode in STREAM_MODES:
+        agent = build(ScriptedModel(HARMFUL_TURN), [], watchman(), _saver())
+        not_in(list(agent.stream(_asking("hello"), _thread("s"), stream_mode=mode)), f"by stream, mode {mode}")
+        agent = build(ScriptedModel(HARMFUL_TURN), [], watchman(), _saver())
+        left = [item async for item in agent.astream(_asking("hello"), _thread("a"), stream_mode=mode)]
+        not_in(left, f"by astream, mode {mode}")
+    for version in ("v1", "v2"):
+        agent = build(ScriptedModel(HARMFUL_TURN), [], watchman(), _saver())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            left = [event async for event in agent.astream_events(_asking("hello"), _thread("e"), version=version)]
+        not_in(left, f"by astream_events {version}")
+
+
+async def harmless_answers_still_stream(build: BuildAgent) -> None:
+    """Checked text arrives in ``stream_mode="messages"`` in more than one piece."""
+    agent = build(ScriptedModel(HARMLESS_TURN), [], watchman(), _saver())
+    texts = [
+        message.text
+        async for message, _ in agent.astream(_asking("hello"), _thread("m"), stream_mode="messages")
+        if message.text and message.type in ("ai", "AIMessageChunk")
+    ]
+    require("".join(texts) == "".join(HARMLESS_TURN), "the streamed pieces are not the answer")
+    require(len(texts) > 1, "the answer came in one piece")
+
+
+async def state_is_clean_after_block(build: BuildAgent) -> None:
+    """After a blocked answer neither the state nor any checkpoint holds it, and its place is taken by another."""
+    for name in ("invoke", "ainvoke"):
+        saver = _saver()
+        agent = build(ScriptedModel(HARMFUL_TURN), [], watchman(), saver)
+        state = await _run(agent, name, "hello", _thread("t"))
+        not_in(state, f"in the state that {name} returns")
+        answers = [message for message in state["messages"] if message.type == "ai"]
+        require(len(answers) == 1, f"{name}: the block left {len(answers)} answers in place of one")
+        require(bool(answers[0].text.strip()), f"{name}: the block left an empty answer")
+        for snapshot in agent.get_state_history(_thread("t")):
+            not_in(snapshot.values, f"in a checkpoint of {name}")
+        not_in([item.pending_writes for item in saver.list(_thread("t"))], f"in pending writes of {name}")
+
+
+async def tool_did_not_run(build: BuildAgent) -> None:
+    """A tool call with harmful arguments is not made; its siblings are, and the agent goes on."""
+    for name in ("invoke", "ainvoke"):
+        done: list[str] = []
+        model = ScriptedModel(calling(FORBIDDEN, "alice"), _DONE)
+        state = await _run(build(model, [mail_tool(done)], watchman(), _saver()), name, "Write", _thread("t"))
+        require(FORBIDDEN not in done, f"{name}: the tool ran on harmful arguments")
+        require(bool(state["messages"][-1].text.strip()), f"{name}: the agent gave no answer")
+        errors = [m for m in state["messages"] if m.type == "tool" and m.status == "error"]
+        require(done == ["alice"] or not errors, f"{name}: a harmless sibling call was not made")
+
+
+async def poisoned_output_never_reaches_the_model(build: BuildAgent) -> None:
+    """What a tool read is judged before the model sees it, and stays out of state and streams."""
+    for name in ("invoke", "ainvoke"):
+        model = ScriptedModel(calling(POISON), _DONE)
+        state = await _run(build(model, [mail_tool([])], watchman(), _saver()), name, "Write", _thread("t"))
+        not_in(model.asked, f"to the model, under {name}")
+        not_in(state, f"in the state that {name} returns")
+    for mode in STREAM_MODES:
+        agent = build(ScriptedModel(calling(POISON), _DONE), [mail_tool([])], watchman(), _saver())
+        left = [item async for item in agent.astream(_asking("Write"), _thread("a"), stream_mode=mode)]
+        not_in(left, f"by astream, mode {mode}")
+
+
+async def an_old_block_does_not_block_later_turns(build: BuildAgent) -> None:
+    """After a blocked turn the same thread goes on with a harmless one."""
+    model = ScriptedModel(HARMLESS_TURN)
+    agent = build(model, [], watchman(), _saver())
+    await _run(agent, "ainvoke", f"Tell me about {FORBIDDEN}", _thread("t"))
+    state = await _run(agent, "ainvoke", "How are you?", _thread("t"))
+    require(state["messages"][-1].text == "".join(HARMLESS_TURN), "a later harmless turn was not answered")
+
+
+async def _run(agent: Any, name: str, text: str, config: Any) -> Any:
+    return agent.invoke(_asking(text), config) if name == "invoke" else await agent.ainvoke(_asking(text), config)
+
+
+AGENT_CONTRACT: Contract[BuildAgent] = {
+    check.__name__: check
+    for check in (
+        harmless_runs_pass_unchanged,
+        model_never_ran_when_input_blocked,
+        no_unchecked_token_in_any_stream,
+        harmless_answers_still_stream,
+        state_is_clean_after_block,
+        tool_did_not_run,
+        poisoned_output_never_reaches_the_model,
+        an_old_block_does_not_block_later_turns,
+    )
+}
+"""Checks for guarded agents and graphs."""

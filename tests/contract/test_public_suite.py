@@ -1,0 +1,123 @@
+"""The public contract suites over our own wrappers, and over others that break them: the suites can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tools import BaseTool
+
+from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.runnables import guard, guard_tool
+from guardrail_plugin.testing.contract import RUNNABLE_CONTRACT, report
+from guardrail_plugin.testing.contract_agents import AGENT_CONTRACT
+from guardrail_plugin.testing.contract_tools import TOOL_CONTRACT
+
+AnyRunnable = Runnable[Any, Any]
+
+SPECULATIVE = ("chain_never_ran_when_blocked", "a_guardian_that_is_down_blocks", "rest_of_stream_is_cancelled")
+"""A speculative chain runs; in sync calls the thread that reads it closes it when the next chunk has come."""
+
+
+def plain(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+    return guard(chain, guardian=guardian, rails=("input", "output"))
+
+
+def piped(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+    return RunnableLambda(lambda value: value) | plain(chain, guardian)
+
+
+def words(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+    return guard(chain, guardian=guardian, rails=("input", "output"), window=2)
+
+
+def twice(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+    return plain(plain(chain, guardian), guardian)
+
+
+def overlapping(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+    return guard(chain, guardian=guardian, rails=("input", "output"), overlap=True)
+
+
+@pytest.mark.parametrize("name", RUNNABLE_CONTRACT)
+@pytest.mark.parametrize("wrap", [plain, piped, words, twice])
+async def test_guarded_chains_keep_the_contract(wrap: Any, name: str) -> None:
+    await RUNNABLE_CONTRACT[name](wrap)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNNABLE_CONTRACT if name not in SPECULATIVE])
+async def test_overlapping_guards_keep_it_but_for_starting_the_chain(name: str) -> None:
+    await RUNNABLE_CONTRACT[name](overlapping)
+
+
+@pytest.mark.parametrize("name", TOOL_CONTRACT)
+async def test_guarded_tools_keep_the_contract(name: str) -> None:
+    await TOOL_CONTRACT[name](lambda tool, guardian: guard_tool(tool, guardian=guardian))
+
+
+async def test_an_input_rail_alone_breaks_what_it_does_not_do() -> None:
+    found = await report(RUNNABLE_CONTRACT, lambda chain, guardian: guard(chain, guardian=guardian))
+    assert {name for name, broken in found.items() if broken} == {
+        "no_unchecked_character_leaves",
+        "blocked_answer_is_replaced",
+        "rest_of_stream_is_cancelled",
+        "a_guardian_that_is_down_blocks",
+    }
+    assert found["no_unchecked_character_leaves"] == "the forbidden text left by invoke"
+
+
+async def test_a_bare_chain_and_a_bare_tool_break_nearly_everything() -> None:
+    found = await report(RUNNABLE_CONTRACT, lambda chain, _: chain)
+    assert sum(broken is None for broken in found.values()) == 3  # it passes answers on, runs nothing, mixes nothing
+    bare = await report(TOOL_CONTRACT, lambda tool, _: tool)
+    assert bare["tool_did_not_run"] == "invoke: the tool ran on harmful arguments"
+    assert bare["poisoned_output_is_withheld"] == "the forbidden text left by invoke"
+
+
+async def test_the_agent_suite_reports_the_leak_of_langchains_own_pii_middleware() -> None:
+    agents = pytest.importorskip("langchain.agents")
+    middleware = pytest.importorskip("langchain.agents.middleware")
+
+    def build(model: BaseChatModel, tools: Sequence[BaseTool], _: GuardianProtocol, saver: Any) -> Any:
+        redact = middleware.PIIMiddleware(
+            "email", strategy="redact", apply_to_input=True, apply_to_output=True, apply_to_tool_results=True
+        )
+        return agents.create_agent(model, list(tools), middleware=[redact], checkpointer=saver)
+
+    found = await report(AGENT_CONTRACT, build)
+    assert found["harmless_runs_pass_unchanged"] is None
+    assert found["no_unchecked_token_in_any_stream"] == "the forbidden text left by stream, mode messages"
+    assert found["state_is_clean_after_block"] == "the forbidden text left in a checkpoint of invoke"
+    assert found["tool_did_not_run"] == "invoke: the tool ran on harmful arguments"
+
+
+def hand_built(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianProtocol, saver: Any) -> Any:
+    """Build the usual two-node graph from a guarded model and guarded tools, without any middleware."""
+    from langgraph.graph import MessagesState, StateGraph
+    from langgraph.prebuilt import ToolNode, tools_condition
+
+    safe = guard(model.bind_tools(list(tools)), guardian=guardian, rails=("input", "output"), output_type=AIMessage)
+
+    def call(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [safe.invoke(state["messages"])]}
+
+    async def acall(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await safe.ainvoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", RunnableLambda(call, acall))
+    graph.add_node("tools", ToolNode([guard_tool(tool, guardian=guardian) for tool in tools]))
+    graph.add_edge("__start__", "model")
+    graph.add_conditional_edges("model", tools_condition)
+    graph.add_edge("tools", "model")
+    return graph.compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("name", [name for name in AGENT_CONTRACT if name != "harmless_answers_still_stream"])
+async def test_a_graph_made_by_hand_keeps_the_agent_contract_but_for_streaming(name: str) -> None:
+    pytest.importorskip("langgraph")
+    await AGENT_CONTRACT[name](hand_built)

@@ -1,0 +1,421 @@
+"""The output rail of ``guard()``: what a caller gets of answers, whole and in streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnableParallel
+from langchain_core.tracers.base import BaseTracer
+
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianError, InputError
+from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.core.verdict import Verdict
+from guardrail_plugin.guardian.protocol import CheckOutcome
+from guardrail_plugin.runnables import guard
+from guardrail_plugin.testing import ScriptedGuardian, allow_all, verdict
+from guardrail_plugin.testing.exits import EXITS
+from guardrail_plugin.testing.models import ScriptedModel
+
+NO = "I can't help with that."
+BOTH = ("input", "output")
+HARMLESS = ["A first ", "sentence here. ", "And ", "the second ", "one."]
+HARMFUL = ["A first ", "sentence here. ", "Now the ", "BOMB ", "recipe. ", "And ", "more."]
+
+
+def guardian(**rule: CheckOutcome) -> ScriptedGuardian:
+    return ScriptedGuardian({"BOMB": verdict(risk=0.9, hazard="S9"), "DOWN": GuardianError("down"), **rule}, respond=NO)
+
+
+def safe(runnable: Any, judge: ScriptedGuardian | None = None, **settings: Any) -> Any:
+    return guard(runnable, guardian=judge or guardian(), rails=settings.pop("rails", BOTH), **settings)
+
+
+async def collect(chunks: AsyncIterator[Any]) -> list[Any]:
+    return [chunk async for chunk in chunks]
+
+
+def added(chunks: Sequence[Any]) -> Any:
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole = whole + chunk
+    return whole
+
+
+async def test_a_harmless_answer_passes_as_it_is_on_every_path() -> None:
+    model = ScriptedModel(HARMLESS)
+    message = safe(model).invoke("hi")
+    assert type(message) is AIMessage
+    assert message.text == "".join(HARMLESS)
+    assert message.usage_metadata is not None
+    assert "guardrail" not in message.response_metadata
+    assert safe(model).batch(["hi", "you"])[1].text == message.text
+    assert (await safe(model).ainvoke("hi")).text == (await safe(model).abatch(["hi"]))[0].text == message.text
+    for chunks in (list(safe(model).stream("hi")), await collect(safe(model).astream("hi"))):
+        whole = added(chunks)
+        assert (whole.text, whole.id, whole.usage_metadata) == (message.text, message.id, message.usage_metadata)
+
+
+async def test_a_harmful_answer_is_replaced_under_its_id() -> None:
+    for message in (safe(ScriptedModel(HARMFUL)).invoke("hi"), await safe(ScriptedModel(HARMFUL)).ainvoke("hi")):
+        assert (message.text, message.id, message.usage_metadata) == (NO, "scripted-0", None)
+        fields = message.response_metadata["guardrail"]
+        assert {"rail": "output", "action": "block", "hazard": "S9"}.items() <= fields.items()
+    judge = guardian()
+    outputs = safe(RunnableLambda(lambda text: text), judge, rails=("output",), output_type=str).batch(["hi", "BOMB"])
+    assert outputs == ["hi", NO]
+    assert [len(batch) for batch in judge.batches] == [2]
+
+
+async def test_a_stream_releases_judged_windows_and_then_the_response() -> None:
+    for run in ("stream", "astream"):
+        model, judge = ScriptedModel(HARMFUL), guardian()
+        chain = safe(model, judge)
+        chunks = list(chain.stream("hi")) if run == "stream" else await collect(chain.astream("hi"))
+        assert [chunk.text for chunk in chunks] == ["A first ", "sentence here. ", f"\n\n{NO}"]
+        whole = added(chunks)
+        assert whole.id == "scripted-0"
+        assert whole.response_metadata["guardrail"]["released_characters"] == len("A first sentence here. ")
+        assert len(model.ended) == 1
+        assert run == "astream" or (model.ended, model.emitted) == (["closed"], 5)
+        assert [check.query for check in judge.checks if check.rail == "output"] == ["hi"] * 2
+    text = safe(ScriptedModel(HARMFUL) | StrOutputParser())
+    assert "".join(text.stream("hi")) == f"A first sentence here. \n\n{NO}"
+
+
+@pytest.mark.parametrize("exit_", EXITS)
+@pytest.mark.parametrize("form", ["message", "text", "in a pipe", "function that calls a model"])
+async def test_no_unchecked_text_leaves_by_any_exit(form: str, exit_: str) -> None:
+    model = ScriptedModel(HARMFUL)
+    forms: dict[str, Runnable[Any, Any]] = {
+        "message": safe(model),
+        "text": safe(model | StrOutputParser()),
+        "in a pipe": RunnableLambda(str) | safe(model) | StrOutputParser(),
+        "function that calls a model": safe(RunnableLambda(lambda text: model.invoke(text)), output_type=AIMessage),
+    }
+    left = repr(await EXITS[exit_](forms[form], "hi"))
+    assert "BOMB" not in left
+    assert "recipe" not in left
+    assert NO in left
+
+
+@pytest.mark.parametrize("exit_", EXITS)
+async def test_the_exits_do_hear_a_bare_model(exit_: str) -> None:
+    assert "BOMB" in repr(await EXITS[exit_](ScriptedModel(HARMFUL), "hi"))
+
+
+class Unhelpful(Runnable[Any, Any]):
+    """A Runnable that opens no run of its own: what it calls finds the config around it."""
+
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        return ScriptedModel(HARMFUL).invoke(input)
+
+    async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        return await ScriptedModel(HARMFUL).ainvoke(input)
+
+
+@pytest.mark.parametrize("exit_", EXITS)
+async def test_a_runnable_that_forgets_its_config_cannot_be_overheard_either(exit_: str) -> None:
+    assert "BOMB" not in repr(await EXITS[exit_](safe(Unhelpful(), output_type=AIMessage), "hi"))
+
+
+async def test_the_checks_run_beside_the_source_in_async_streams() -> None:
+    going = asyncio.Event()
+
+    class Waiting(ScriptedGuardian):
+        async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+            await going.wait()
+            return self.check_many(checks, timeout_s=timeout_s)
+
+    async def talk(_: AsyncIterator[str]) -> AsyncIterator[str]:
+        yield "A first sentence. "
+        yield "A second."
+        going.set()  # only reached when the source is read while the first check waits
+
+    words: Runnable[Any, str] = RunnableGenerator(talk)
+    chain = safe(words, Waiting({}), rails=("output",), output_type=str)
+    assert await collect(chain.astream("hi")) == ["A first sentence. ", "A second."]
+
+
+@pytest.mark.parametrize("leave", ["reader", "cancel", "block"])
+async def test_nothing_is_left_running(leave: str) -> None:
+    closed, started = asyncio.Event(), asyncio.Event()
+
+    async def talk(inputs: AsyncIterator[str]) -> AsyncIterator[str]:
+        assert [part async for part in inputs] == ["hi"]
+        try:
+            yield "BOMB first sentence. " if leave == "block" else "A first sentence. "
+            started.set()
+            await asyncio.Event().wait()
+            yield "never"
+        finally:
+            closed.set()
+
+    words: Runnable[Any, str] = RunnableGenerator(talk)
+    stream = safe(words, output_type=str).astream("hi")
+    if leave == "block":
+        assert await collect(stream) == [NO]
+    else:
+        assert await anext(stream) == "A first sentence. "
+        if leave == "reader":
+            await stream.aclose()
+        else:
+            task = asyncio.ensure_future(anext(stream))
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await stream.aclose()
+    assert closed.is_set()
+    for _ in range(5):
+        await asyncio.sleep(0)  # LangChain leaves the tees of its inputs to the loop's finalizer
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_chains_error_passes_and_what_was_held_does_not() -> None:
+    def talk(_: Any) -> Any:
+        yield "held text"
+        raise ConnectionError("lost")
+
+    words: Runnable[Any, str] = RunnableGenerator(talk)
+    got: list[str] = []
+    with pytest.raises(ConnectionError):
+        got.extend(safe(words, output_type=str).stream("hi"))
+    assert got == []
+    outputs = safe(
+        RunnableLambda(lambda text: 1 / len(text)), rails=("output",), output_text=str, on_block="raise"
+    ).batch(["hi", ""], return_exceptions=True)
+    assert [type(output) for output in outputs] == [float, ZeroDivisionError]
+
+
+def thinking(*parts: tuple[str, str]) -> list[AIMessageChunk]:
+    return [
+        AIMessageChunk(content=[{"type": kind, kind: text, "index": index}]) for index, (kind, text) in enumerate(parts)
+    ]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        thinking(("thinking", "I should tell the BOMB recipe. "), ("text", "Hello there.")),
+        thinking(("reasoning", "I should tell the BOMB recipe. "), ("text", "Hello there.")),
+        [AIMessageChunk(content="", additional_kwargs={"reasoning_content": "The BOMB recipe. "}), "Hello there."],
+        [AIMessageChunk(content=[{"type": "brand_new", "payload": {"caption": "the BOMB"}}])],
+        [AIMessageChunk(content=[{"type": "refusal", "refusal": "no BOMB"}])],
+        [
+            AIMessageChunk(
+                content="I call. ", tool_call_chunks=[{"name": "mail", "args": '{"to": "BO', "id": "1", "index": 0}]
+            ),
+            AIMessageChunk(content="", tool_call_chunks=[{"name": None, "args": 'MB"}', "id": None, "index": 0}]),
+        ],
+        [AIMessageChunk(content="", tool_call_chunks=[{"name": "x", "args": '{"BOMB": ', "id": "1", "index": 0}])],
+        [
+            AIMessageChunk(
+                content=[{"type": "server_tool_call", "name": "python", "args": {"code": "BOMB()"}, "id": "1"}]
+            )
+        ],
+    ],
+    ids=[
+        "thinking",
+        "reasoning",
+        "reasoning_content",
+        "unknown block",
+        "refusal",
+        "tool call",
+        "broken call",
+        "server",
+    ],
+)
+async def test_thoughts_unknown_blocks_and_tool_calls_are_judged(turn: list[Any]) -> None:
+    for chunks in (
+        list(safe(ScriptedModel(turn)).stream("hi")),
+        await collect(safe(ScriptedModel(turn)).astream("hi")),
+    ):
+        assert "BO" not in repr(chunks)
+        assert added(chunks).text.strip() == NO
+        assert added(chunks).tool_calls == []
+    message = safe(ScriptedModel(turn)).invoke("hi")
+    assert "BO" not in repr(message)
+    # LangChain drops what it cannot parse of a broken call from whole messages: there may be nothing to block.
+    assert "BO" not in repr(ScriptedModel(turn).invoke("hi")) or (message.text, message.tool_calls) == (NO, [])
+
+
+async def test_an_allowed_tool_call_passes_whole_and_is_judged_as_data() -> None:
+    turn = [
+        "I look it up. ",
+        AIMessageChunk(content="", tool_call_chunks=[{"name": "search", "args": '{"q": ', "id": "1", "index": 0}]),
+        AIMessageChunk(content="", tool_call_chunks=[{"name": None, "args": '"tea"}', "id": None, "index": 0}]),
+    ]
+    for run in ("invoke", "stream", "astream"):
+        judge = guardian()
+        chain = safe(ScriptedModel(turn), judge)
+        if run == "invoke":
+            whole = chain.invoke("hi")
+        else:
+            whole = added(list(chain.stream("hi")) if run == "stream" else await collect(chain.astream("hi")))
+        assert [(call["name"], call["args"]) for call in whole.tool_calls] == [("search", {"q": "tea"})]
+        assert 'search {"q": "tea"}' in [check.text for check in judge.checks if check.rail == "tool_call"]
+
+
+def test_an_answer_of_images_only_follows_on_uncheckable() -> None:
+    turn = [AIMessageChunk(content=[{"type": "image", "url": "https://example.org/x.png"}])]
+    assert "no text" in safe(ScriptedModel(turn)).invoke("hi").text
+    assert "no text" in added(list(safe(ScriptedModel(turn)).stream("hi"))).text
+    assert safe(ScriptedModel(turn), on_uncheckable="allow").invoke("hi").content
+    with pytest.raises(InputError):
+        list(safe(ScriptedModel(turn), on_uncheckable="raise").stream("hi"))
+
+
+def test_empty_answers_pass_without_a_check() -> None:
+    judge = guardian()
+    chain = safe(ScriptedModel([]), judge, rails=("output",))
+    assert (chain.invoke("hi").text, added(list(chain.stream("hi"))).text) == ("", "")
+    assert judge.checks == []
+
+
+async def test_optimistic_streams_come_at_once_and_end_in_the_response() -> None:
+    for run in ("stream", "astream"):
+        chain = safe(ScriptedModel(HARMFUL), release="optimistic")
+        chunks = list(chain.stream("hi")) if run == "stream" else await collect(chain.astream("hi"))
+        assert [chunk.text for chunk in chunks[:2]] == ["A first ", "sentence here. "]
+        assert chunks[-1].text.strip() == NO
+        assert chunks[-1].response_metadata["guardrail"]["released_characters"] >= len("A first sentence here. ")
+
+
+def test_blocks_raise_where_the_policy_says_so_also_in_streams() -> None:
+    chain = safe(ScriptedModel(HARMFUL), on_block="raise")
+    with pytest.raises(BlockedError) as caught:
+        chain.invoke("hi")
+    assert caught.value.rail == "output"
+    with pytest.raises(BlockedError):
+        list(chain.stream("hi"))
+    assert [type(o) for o in chain.batch(["hi"], return_exceptions=True)] == [BlockedError]
+
+
+async def test_a_guardian_that_fails_on_the_answer_closes_or_opens_as_told() -> None:
+    model = ScriptedModel(["It is DOWN today."])
+    assert "could not be completed" in safe(model).invoke("hi").text
+    assert "could not be completed" in added(await collect(safe(model).astream("hi"))).text
+    lax = Policy(on_failure="allow")
+    assert safe(model, policy=lax).invoke("hi").text == added(list(safe(model, policy=lax).stream("hi"))).text
+    with pytest.raises(GuardianError):
+        list(safe(model, policy=Policy(on_failure="raise")).stream("hi"))
+
+
+async def test_output_text_reads_what_the_rail_cannot() -> None:
+    bare = RunnableParallel(answer=ScriptedModel(HARMFUL) | StrOutputParser())
+    chain = safe(
+        bare, rails=("output",), output_text=lambda output: output["answer"], on_block=lambda _, text: {"answer": text}
+    )
+    assert chain.invoke("hi") == await chain.ainvoke("hi") == {"answer": NO}
+    assert list(chain.stream("hi")) == await collect(chain.astream("hi")) == [{"answer": NO}]
+    assert list(safe(bare, allow_all(), output_text=str, on_block="raise").stream("hi"))
+    with pytest.raises(InputError, match="output_text raised KeyError"):
+        safe(bare, output_text=lambda output: output["wrong"], on_block="raise").invoke("hi")
+
+
+def test_an_output_that_is_not_what_was_declared_does_not_pass() -> None:
+    chain = safe(RunnableLambda(lambda _: {"BOMB": 1}), output_type=str)
+    with pytest.raises(InputError, match="which is a dict; pass output_text"):
+        chain.invoke("hi")
+    with pytest.raises(InputError, match="which is a dict"):
+        list(chain.stream("hi"))
+
+
+def test_with_the_output_rail_alone_inputs_are_not_judged() -> None:
+    judge = guardian()
+    assert safe(ScriptedModel(HARMLESS), judge, rails=("output",)).invoke("a BOMB?").text == "".join(HARMLESS)
+    assert [check.rail for check in judge.checks] == ["output"]
+    assert safe(RunnableLambda(lambda _: "fine"), judge, rails=["output"], output_type=str).invoke(object()) == "fine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rails": ()}, "rails must hold"),
+        ({"rails": "output"}, "rails must hold"),
+        ({"rails": ("outputs",)}, r"rails='outputs' .* \(did you mean 'output'\?\)"),
+        ({"window": "sentense"}, r"did you mean 'sentence'\?"),
+        ({"window": 0}, "window must be 1 word or more"),
+        ({"release": "optimistc"}, r"did you mean 'optimistic'\?"),
+        ({"overlap": True, "rails": ("output",)}, "rails has no 'input'"),
+        ({"output_text": "answer"}, "output_text must be a function"),
+        ({"on_escalate": "allow"}, "on_escalate must be a function"),
+        ({"runnable": RunnableLambda(lambda x: x), "on_block": "raise"}, "its answers cannot be checked"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_settings_are_refused_at_construction(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        safe(settings.pop("runnable", ScriptedModel(HARMLESS)), **settings)
+
+
+class Recorder(BaseTracer):
+    """Keeps the run trees of its roots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.roots: list[Any] = []
+
+    def _persist_run(self, run: Any) -> None:
+        self.roots.append(run)
+
+
+async def test_traces_show_the_rails_and_an_empty_run_for_the_chain() -> None:
+    for run in ("invoke", "batch", "stream", "ainvoke", "abatch", "astream"):
+        recorder = Recorder()
+        config = {"callbacks": [recorder], "metadata": {"user": "u1"}}
+        chain = safe(ScriptedModel(HARMFUL), name="safe")
+        value: Any = ["hi"] if "batch" in run else "hi"
+        result = getattr(chain, run)(value, config)
+        if run == "astream":
+            await collect(result)
+        elif run.startswith("a"):
+            await result
+        else:
+            list(result)
+        [root] = recorder.roots
+        children = sorted(root.child_runs, key=lambda child: child.name)
+        assert [child.name for child in children] == ["ScriptedModel", "guardrail.input", "guardrail.output"], run
+        held, _, rail = children
+        assert (held.inputs, held.outputs, held.child_runs) == ({}, {}, []), run
+        assert "guardrail:held" in held.tags
+        assert rail.outputs["action"] == "block"
+        assert "BOMB" not in repr([[child.inputs, child.outputs, child.events, child.extra] for child in children])
+
+
+async def test_handlers_of_the_chain_itself_still_hear_it() -> None:
+    heard: list[str] = []
+
+    class Own(BaseTracer):
+        def _persist_run(self, run: Any) -> None:
+            heard.append(run.name)
+
+    chain = safe(ScriptedModel(HARMFUL).with_config(callbacks=[Own()]))
+    chain.invoke("hi")
+    assert heard == ["ScriptedModel"]
+
+
+def test_a_person_can_allow_or_edit_an_escalated_answer() -> None:
+    policy = Policy(rails={"output": {"action": "escalate"}})
+    asked: list[tuple[str, str | None]] = []
+
+    def ask(answer: str) -> Any:
+        def decide(given: Verdict, check: Check) -> str:
+            asked.append((check.text, given.hazard))
+            return answer
+
+        return decide
+
+    whole = "".join(HARMFUL)
+    for answer, text in (("allow", whole), ("An edited answer.", "An edited answer."), ("block", NO), ("", NO)):
+        chain = safe(ScriptedModel(HARMFUL), policy=policy, on_escalate=ask(answer))
+        assert chain.invoke("hi").text == text
+        streamed = added(list(chain.stream("hi")))
+        assert streamed.text == (text if answer == "allow" else "A first sentence here. " + "\n\n" + text)
+    assert set(asked) == {(whole, "S9")}

@@ -1,0 +1,204 @@
+"""``guard(overlap=True)``: the chain starts beside the guardian, and nothing of it counts before the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
+
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import BlockedError, GuardianError
+from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.guardian.protocol import CheckOutcome
+from guardrail_plugin.runnables import guard
+from guardrail_plugin.runnables.gate import Gate, await_verdict, wait_for_verdict
+from guardrail_plugin.testing import ScriptedGuardian, verdict
+from guardrail_plugin.testing.exits import EXITS
+from guardrail_plugin.testing.models import ScriptedModel
+
+NO = "I can't help with that."
+RULE: dict[str, CheckOutcome] = {"BOMB": verdict(risk=0.9, hazard="S9"), "DOWN": GuardianError("down")}
+WAIT_S = 5.0
+
+
+class Late(ScriptedGuardian):
+    """Judges inputs only when the chain has started: a guard that judges first would wait for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(RULE, respond=NO)
+        self.started = threading.Event()
+        self.astarted = asyncio.Event()
+
+    def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+        assert self.started.wait(WAIT_S)
+        return super().check_many(checks, timeout_s=timeout_s)
+
+    async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+        await asyncio.wait_for(self.astarted.wait(), WAIT_S)
+        self.started.set()
+        return self.check_many(checks, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(("word", "answer"), [("hi", "HI"), ("BOMB", NO)])
+def test_sync_calls_start_the_chain_beside_the_guardian(word: str, answer: str) -> None:
+    judge = Late()
+
+    def shout(text: str) -> str:
+        judge.started.set()
+        return text.upper()
+
+    chain = guard(RunnableLambda(shout), guardian=judge, overlap=True)
+    assert chain.invoke(word) == answer
+    judge.started.clear()
+    assert list(chain.stream(word)) == [answer]
+
+
+@pytest.mark.parametrize("path", ["ainvoke", "astream"])
+@pytest.mark.parametrize("word", ["hi", "BOMB"])
+async def test_async_calls_overlap_and_a_block_cancels_the_chain(path: str, word: str) -> None:
+    judge = Late()
+    ended: list[str] = []
+
+    async def talk(text: str) -> str:
+        judge.astarted.set()
+        try:
+            if word == "BOMB":
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        return text.upper()
+
+    chain = guard(RunnableLambda(talk), guardian=judge, overlap=True)
+    [got] = [await chain.ainvoke(word)] if path == "ainvoke" else [chunk async for chunk in chain.astream(word)]
+    assert got == ("HI" if word == "hi" else NO)
+    assert ended == ([] if word == "hi" else ["cancelled"])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_cancelling_the_call_cancels_chain_and_guardian() -> None:
+    judge, ended = Late(), asyncio.Event()
+
+    async def talk(_: str) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return ""
+
+    task = asyncio.create_task(guard(RunnableLambda(talk), guardian=judge, overlap=True).ainvoke("hi"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("exit_", EXITS)
+@pytest.mark.parametrize("rails", [("input",), ("input", "output")])
+async def test_no_word_of_the_chain_leaves_before_the_verdict(rails: Any, exit_: str) -> None:
+    chain = guard(
+        ScriptedModel(["secret ", "words"]), guardian=ScriptedGuardian(RULE, respond=NO), rails=rails, overlap=True
+    )
+    left = repr(await EXITS[exit_](chain, "a BOMB"))
+    assert "secret" not in left
+    assert NO in left
+
+
+def test_a_blocked_sync_stream_is_closed_by_its_thread() -> None:
+    judge, closed = Late(), threading.Event()
+    go = threading.Event()
+
+    def talk(_: Iterator[str]) -> Iterator[str]:
+        judge.started.set()
+        try:
+            while True:
+                go.wait(WAIT_S)
+                yield "word "
+        finally:
+            closed.set()
+
+    words: Runnable[Any, str] = RunnableGenerator(talk)
+    assert list(guard(words, guardian=judge, overlap=True, output_type=str).stream("BOMB")) == [NO]
+    go.set()
+    assert closed.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("word", ["hi", "BOMB"])
+def test_what_waits_for_the_verdict_runs_only_after_it(word: str) -> None:
+    judge = Late()
+    done: list[str] = []
+    came = threading.Event()
+
+    def act(text: str) -> str:
+        judge.started.set()
+        try:
+            wait_for_verdict()
+            done.append(text)
+        except BlockedError:
+            done.append("blocked")
+        came.set()
+        return text
+
+    assert guard(RunnableLambda(act), guardian=judge, overlap=True).invoke(word) == (word if word == "hi" else NO)
+    assert came.wait(WAIT_S)
+    assert done == ["hi" if word == "hi" else "blocked"]
+
+
+async def test_async_gates_nest_and_are_open_where_nothing_is_speculative() -> None:
+    wait_for_verdict()
+    await await_verdict()
+    outer = Gate()
+    outer.enter()
+    inner = Gate()
+    inner.open()
+    outer.shut()
+    with pytest.raises(BlockedError):
+        await inner.await_open()
+    with pytest.raises(BlockedError):
+        inner.wait()
+
+
+async def test_errors_count_only_when_the_input_is_allowed() -> None:
+    def fail(_: str) -> str:
+        raise ConnectionError("lost")
+
+    chain = guard(RunnableLambda(fail), guardian=ScriptedGuardian(RULE, respond=NO), overlap=True)
+    calls: list[Callable[[], Any]] = [lambda: chain.invoke("hi"), lambda: list(chain.stream("hi"))]
+    for call in calls:
+        with pytest.raises(ConnectionError):
+            call()
+    with pytest.raises(ConnectionError):
+        await chain.ainvoke("hi")
+    assert chain.invoke("BOMB") == await chain.ainvoke("BOMB") == NO
+    assert [c async for c in chain.astream("BOMB")] == list(chain.stream("BOMB")) == [NO]
+
+
+async def test_an_edited_input_runs_the_chain_anew() -> None:
+    def ask(*_: object) -> str:
+        return "edited"
+
+    policy = Policy(rails={"input": {"action": "escalate"}})
+    inputs: list[str] = []
+
+    async def talk(parts: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for part in parts:
+            inputs.append(part)
+            yield part.upper()
+
+    words: Runnable[Any, str] = RunnableGenerator(talk)
+    chain = guard(words, guardian=ScriptedGuardian(RULE), overlap=True, policy=policy, on_escalate=ask, output_type=str)
+    assert [chunk async for chunk in chain.astream("BOMB")] == ["EDITED"]
+    assert inputs[-1] == "edited"
+    plain = guard(
+        RunnableLambda(str.upper), guardian=ScriptedGuardian(RULE), overlap=True, policy=policy, on_escalate=ask,
+        output_type=str,
+    )  # fmt: skip
+    assert plain.invoke("BOMB") == await plain.ainvoke("BOMB") == "EDITED"
+    assert list(plain.stream("BOMB")) == ["EDITED"]
