@@ -111,13 +111,13 @@ def _fit_heads(
     conditions = len(coordinates)
     flat = coordinates.flatten(0, 1)  # (C Q, m)
     folds = fold_of_query(~is_harmless, config).repeat(conditions)  # (C Q,): a query is held out under all conditions
-    harmfulness = fit_head(flat, is_harmless.float().repeat(conditions), folds, config)
+    harmfulness = fit_head(flat, is_harmless.float().repeat(conditions), folds, config=config)
     if harmfulness.accuracy < config.min_harm_accuracy:
         raise ConfigError(
             f"the harmfulness head has nothing to learn: in {config.dims} dimensions of layer {config.layer} it tells "
             f"harmful from harmless queries with accuracy {harmfulness.accuracy:.2f}. Try another layer or more dims."
         )
-    refusal = fit_head(flat, compliance.flatten(), folds, config)
+    refusal = fit_head(flat, compliance.flatten(), folds, config=config)
     if not bool(refusal.weight.any()):
         raise ConfigError(
             "the refusal head has nothing to learn: nothing in the hidden states helps to foretell which queries are "

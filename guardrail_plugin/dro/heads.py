@@ -46,7 +46,7 @@ def fold_of_query(harmful: Tensor, config: AnchorConfig) -> Tensor:
     return folds
 
 
-def fit_head(coordinates: Tensor, targets: Tensor, folds: Tensor, config: AnchorConfig) -> Head:
+def fit_head(coordinates: Tensor, targets: Tensor, folds: Tensor, *, config: AnchorConfig) -> Head:
     """Fit one head per fold by binary cross entropy and average them.
 
     The folds are independent problems under an elementwise optimiser, so they are run side by side.

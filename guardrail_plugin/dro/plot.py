@@ -115,8 +115,8 @@ def _panel(ax: Axes, coordinates: Tensor, anchor: Anchor) -> None:
     for kind, colour, label in ((~harmless, _HARMFUL, "harmful query"), (harmless, _HARMLESS, "harmless query")):
         x, y = coordinates[kind, 0].tolist(), coordinates[kind, 1].tolist()
         ax.scatter(x, y, s=9, alpha=0.7, color=colour, linewidths=0, label=label)
-    _boundary(ax, anchor.refusal, colour=_REFUSAL, label="refusal boundary")
-    _boundary(ax, anchor.harmfulness, colour=_HARMFULNESS, label="harmfulness boundary")
+    _boundary(ax, anchor.refusal, colour=_REFUSAL, label="refusal boundary (arrow: refuses)")
+    _boundary(ax, anchor.harmfulness, colour=_HARMFULNESS, label="harmfulness boundary (arrow: harmful)")
 
 
 def _boundary(ax: Axes, head: Head, *, colour: str, label: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,28 +47,32 @@ _STYLE = {
 
 def set_figure(sample: Sample, bins: Sequence[Bin], *, threshold: float | None) -> Figure:
     """Draw one set with both labels: precision-recall, ROC, calibration, and the risks of the two classes."""
-    figure, axes = _canvas(columns=4)
     fpr, recall, precision = _curves(sample)
-    _precision_recall(axes[0], sample, recall, precision)
-    _roc(axes[1], sample, fpr, recall)
-    _calibration(axes[2], bins)
-    _histogram(axes[3], sample, threshold=threshold)
+    with _style():
+        figure, axes = _canvas(width_in=12.0, columns=4)
+        _precision_recall(axes[0], sample, recall, precision)
+        _roc(axes[1], sample, fpr, recall)
+        _calibration(axes[2], bins)
+        _histogram(axes[3], sample, threshold=threshold)
     return figure
 
 
 def sweep_figure(points: Sequence[SweepPoint], *, threshold: float | None) -> Figure:
     """Draw recall and false-positive rate over the threshold."""
-    figure, [axis] = _canvas(columns=1)
     at = [point.threshold for point in points]
-    for label, colour, style, shares in (
-        ("recall", HARM, "-", [point.recall for point in points]),
-        ("false-positive rate", SAFE, "--", [point.fpr for point in points]),
-    ):
-        if any(share is not None for share in shares):
-            axis.plot(at, [np.nan if share is None else share for share in shares], style, color=colour, label=label)
-    _mark(axis, threshold)
-    axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold", ylabel="share of rows", title="Threshold sweep")
-    axis.legend(loc="upper right")
+    with _style():
+        figure, [axis] = _canvas(width_in=5.2, columns=1)
+        for label, colour, style, shares in (
+            ("recall", HARM, "-", [point.recall for point in points]),
+            ("false-positive rate", SAFE, "--", [point.fpr for point in points]),
+        ):
+            if any(share is not None for share in shares):
+                axis.plot(
+                    at, [np.nan if share is None else share for share in shares], style, color=colour, label=label
+                )
+        _mark(axis, threshold)
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold", ylabel="share of rows", title="Threshold sweep")
+        figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -79,10 +84,8 @@ def svg(figure: Figure, *, alt: str, prefix: str) -> str:
         alt: what a reader who cannot see it should know. Escaped here.
         prefix: unique in the page; keeps the ids of several figures apart.
     """
-    import matplotlib as mpl
-
     stream = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :].strip()
@@ -94,19 +97,27 @@ def svg(figure: Figure, *, alt: str, prefix: str) -> str:
         text = text.replace(stand_in, css)
     text = text.replace("'DejaVu Sans'", "system-ui")
     opening, rest = text.split(">", 1)
-    opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the page decides how large it is; viewBox keeps the shape
+    opening = re.sub(
+        r' (width|height)="[^"]*"', "", opening
+    )  # the page decides how large it is; viewBox keeps the shape
     return f"{opening}>{rest}".replace("<svg ", f'<svg role="img" aria-label="{_escaped(alt)}" ', 1)
 
 
-def _canvas(*, columns: int) -> tuple[Figure, list[Axes]]:
+def _style() -> AbstractContextManager[None]:
     try:
         import matplotlib as mpl
-        from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependencyError("matplotlib", extra="evaluate") from None
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.0 * columns if columns > 1 else 5.2, 2.9), layout="constrained")
-        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    style: AbstractContextManager[None] = mpl.rc_context(_STYLE)
+    return style
+
+
+def _canvas(*, width_in: float, columns: int) -> tuple[Figure, list[Axes]]:
+    # No pyplot: it would keep every figure alive and pick a screen.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, 2.9), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _curves(sample: Sample) -> tuple[Floats, Floats, Floats]:

@@ -92,9 +92,9 @@ def caveats(result: RunResult) -> list[str]:
     lines = []
     for one in result.files:
         parts = [
-            f"{one.skipped} rows without a label left out" if one.skipped else "",
-            f"{one.failed} rows got no verdict and count as found harmful" if one.failed else "",
-            f"{one.truncated} texts were read in part only" if one.truncated else "",
+            f"{_rows(one.skipped)} without a label left out" if one.skipped else "",
+            f"{_rows(one.failed)} without a verdict, counted as found harmful" if one.failed else "",
+            f"{_rows(one.truncated)} read in part only" if one.truncated else "",
         ]
         if any(parts):
             lines.append(f"{one.name}: {'; '.join(part for part in parts if part)}.")
@@ -220,13 +220,19 @@ def _total_plots(result: RunResult, scored: Sequence[Scored]) -> list[Plots]:
 
 
 def _describe(result: SetResult) -> str:
-    shown = {name: render.figure_value(name, result.metrics[name]) for name in ("auprc", "auroc", "ece", "recall", "fpr")}
+    shown = {
+        name: render.figure_value(name, result.metrics[name]) for name in ("auprc", "auroc", "ece", "recall", "fpr")
+    }
     return (
         f"Four charts for {result.name}, {result.n} rows, {result.harmful} harmful. "
         f"Precision over recall: area {shown['auprc']}. ROC: area {shown['auroc']}; the guardian acts at recall "
         f"{shown['recall']} and false-positive rate {shown['fpr']}. Calibration: expected error {shown['ece']}. "
         "Histogram of the risk of harmful and harmless rows."
     )
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _texts(scored: Sequence[Scored]) -> dict[tuple[str, str], str]:
@@ -247,7 +253,11 @@ def _markdown_row(one: SetResult) -> list[str]:
 
 def _markdown_published() -> str:
     rows = [
-        [f"{one.guardian} ({one.source})", one.parameters, *(render.ABSENT if f is None else f"{f:.1f}" for f in one.f1)]
+        [
+            f"{one.guardian} ({one.source})",
+            one.parameters,
+            *(render.ABSENT if f is None else f"{f:.1f}" for f in one.f1),
+        ]
         for one in published.PUBLISHED
     ]
     return render.markdown_table(["guardian (source)", "parameters", *published.SETS.values()], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -29,6 +30,11 @@ _MACHINERY = frozenset(
 )  # fmt: skip
 """Keys whose values no reader sees as text: identifiers, enumerations, encoded bytes."""
 
+_LINKS = frozenset({"url", "image_url", "source", "source_type"})
+"""Of media: where they are, not what they say."""
+
+_ENCODED = re.compile(r"data:[\w.+/;=-]{1,100};base64,[A-Za-z0-9+/=_-]*")
+
 _KWARGS_REASONING = frozenset({"reasoning_content", "reasoning", "thinking", "reasoning_details"})
 _KWARGS_CALLS = frozenset({"tool_calls", "function_call"})
 _MAX_DEPTH = 12
@@ -51,7 +57,7 @@ def part_of(message: BaseMessage) -> Part:
         elif kind in _REASONING:
             reasoning.extend(_strings(block))
         elif kind in MEDIA_KINDS:
-            answer.append(text_in(block))
+            answer.extend(_beside(block))
         elif kind == "non_standard" and isinstance(block, Mapping):
             answer.extend(_strings(block.get("value")))
         else:
@@ -66,9 +72,17 @@ def part_of(message: BaseMessage) -> Part:
     return Part("".join(answer), "".join(reasoning), acts)
 
 
+def _beside(block: object) -> Iterator[str]:
+    """Return the text in a block of media: captions, titles, what a document says."""
+    if isinstance(block, Mapping):
+        yield from _strings({key: value for key, value in block.items() if key not in _LINKS})
+        yield text_in({"source": block.get("source")})
+
+
 def _strings(value: object, depth: int = 0) -> Iterator[str]:
     if isinstance(value, str):
-        if not value.startswith("data:"):
+        # Never a message's own text, whatever it looks like: only values inside blocks.
+        if depth == 0 or not _ENCODED.fullmatch(value):
             yield str(value)
     elif depth > _MAX_DEPTH:
         return

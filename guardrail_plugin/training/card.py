@@ -58,6 +58,6 @@ def _use() -> str:
     return (
         "## Intended use and limits\n\n"
         "A filter in front of, or behind, a language model; one layer among others, not a proof of safety. Languages, "
-        "jailbreak styles and domains that the training data lacks are judged less reliably: measure on your own traffic "
-        "and set thresholds with `guardrail calibrate`."
+        "jailbreak styles and domains that the training data lacks are judged less reliably: measure on your own "
+        "traffic and set thresholds with `guardrail calibrate`."
     )

@@ -7,17 +7,27 @@ import importlib.resources
 import sys
 
 import guardrail_plugin
-from guardrail_plugin import MLCOMMONS, MissingDependencyError, Policy, guard  # noqa: F401
+from guardrail_plugin import Guardian, MissingDependencyError, Policy, guard
 
-assert "torch" not in sys.modules  # noqa: S101
-assert "site-packages" in guardrail_plugin.__file__, guardrail_plugin.__file__  # noqa: S101
-files = importlib.resources.files("guardrail_plugin")
-for needed in ("py.typed", "weights/default/guardian.json", "weights/default/adapter_model.safetensors"):
-    assert files.joinpath(needed).is_file(), f"the wheel lacks {needed}"  # noqa: S101
-try:
-    guardrail_plugin.Guardian.load(offline=True)
-except MissingDependencyError as error:
-    assert "guardrail-plugin[local]" in str(error), error  # noqa: S101
-else:
-    raise AssertionError("a guardian was loaded without its extra")
-print(f"guardrail-plugin {importlib.metadata.version('guardrail-plugin')}: the wheel is complete")
+NEEDED = ("py.typed", "weights/default/guardian.json", "weights/default/adapter_model.safetensors")
+
+
+def main() -> None:
+    assert "torch" not in sys.modules
+    assert "site-packages" in guardrail_plugin.__file__, guardrail_plugin.__file__
+    files = importlib.resources.files("guardrail_plugin")
+    missing = [name for name in NEEDED if not files.joinpath(name).is_file()]
+    assert not missing, f"the wheel lacks {missing}"
+    assert callable(guard)
+    assert Policy().on_failure == "block"
+    message = ""
+    try:
+        Guardian.load(offline=True)
+    except MissingDependencyError as error:
+        message = str(error)
+    assert "guardrail-plugin[local]" in message, message
+    print(f"guardrail-plugin {importlib.metadata.version('guardrail-plugin')}: the wheel is complete")
+
+
+if __name__ == "__main__":
+    main()

@@ -151,7 +151,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSchedulerMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
 @given(
@@ -183,6 +183,19 @@ def test_an_odd_length_is_not_starved_by_a_crowd_of_others(
         scheduler.take(anchor, Room(rows=4, tokens=100))
         turns += 1
         assert turns <= len(ahead) + 1, "each turn takes the oldest, so only those who came before can go before"
+
+
+def test_an_item_expires_in_the_moment_of_its_deadline_and_is_never_offered_again() -> None:
+    scheduler: Scheduler[Item] = Scheduler(Limits())
+    late = Item(model="m", kind="score", tokens=1, deadline=5.0)
+    other = Item(model="m", kind="score", tokens=1)
+    assert scheduler.admit([late, other], 0.0)
+    assert scheduler.oldest("score", 4.9) is late
+    anchor = scheduler.oldest("score", 5.0)
+    assert anchor is other
+    assert scheduler.take(anchor, Room(8, 8)) == [other]
+    assert scheduler.expire(5.0) == [late]
+    assert scheduler.expire(5.0) == [], "and reported once"
 
 
 @given(low=st.integers(-10, 10), high=st.integers(-10, 10))

@@ -58,7 +58,7 @@ def test_a_head_separates_what_a_line_separates() -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(60, 4, generator=generator)
     targets = (points[:, 1] > 0).float()
-    head = fit_head(points, targets, torch.arange(60) % 3, FAST)
+    head = fit_head(points, targets, torch.arange(60) % 3, config=FAST)
     assert head.accuracy > 0.9
     assert int(head.weight.abs().argmax()) == 1
     assert head.logit(points).shape == (60,)
@@ -67,7 +67,7 @@ def test_a_head_separates_what_a_line_separates() -> None:
 def test_held_out_accuracy_on_noise_is_a_coins() -> None:
     generator = torch.Generator().manual_seed(0)
     points, targets = torch.randn(400, 4, generator=generator), (torch.rand(400, generator=generator) > 0.5).float()
-    assert 0.35 < fit_head(points, targets, torch.arange(400) % 10, FAST).accuracy < 0.65
+    assert 0.35 < fit_head(points, targets, torch.arange(400) % 10, config=FAST).accuracy < 0.65
 
 
 def test_folds_hold_both_kinds_of_query() -> None:

@@ -206,6 +206,10 @@ def thinking(*parts: tuple[str, str]) -> list[AIMessageChunk]:
         thinking(("reasoning", "I should tell the BOMB recipe. "), ("text", "Hello there.")),
         [AIMessageChunk(content="", additional_kwargs={"reasoning_content": "The BOMB recipe. "}), "Hello there."],
         [AIMessageChunk(content=[{"type": "brand_new", "payload": {"caption": "the BOMB"}}])],
+        ["data: the BOMB"],
+        ["data:text/plain;base64,BOMB"],
+        [AIMessageChunk(content=[{"type": "image", "url": "https://example.org/x.png", "caption": "a BOMB"}])],
+        [AIMessageChunk(content=[{"type": "document", "source": {"type": "text", "data": "BOMB"}}])],
         [AIMessageChunk(content=[{"type": "refusal", "refusal": "no BOMB"}])],
         [
             AIMessageChunk(
@@ -225,6 +229,10 @@ def thinking(*parts: tuple[str, str]) -> list[AIMessageChunk]:
         "reasoning",
         "reasoning_content",
         "unknown block",
+        "text like a link",
+        "text like encoded data",
+        "caption",
+        "document",
         "refusal",
         "tool call",
         "broken call",
