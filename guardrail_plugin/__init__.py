@@ -39,9 +39,19 @@ if TYPE_CHECKING:
     from guardrail_plugin.core.hazards import MLCOMMONS, Hazard, Taxonomy
     from guardrail_plugin.core.policy import HazardRule, Policy, RailRule
     from guardrail_plugin.core.verdict import Verdict
+    from guardrail_plugin.guardian.cache import CachedGuardian
     from guardrail_plugin.guardian.guardian import Guardian
     from guardrail_plugin.pool import InferencePool
-    from guardrail_plugin.runnables import GuardedRunnable, guard
+    from guardrail_plugin.runnables import (
+        GuardedDocuments,
+        GuardedRunnable,
+        GuardedTool,
+        ToolBlockedError,
+        ToolPolicy,
+        guard,
+        guard_documents,
+        guard_tool,
+    )
 
 _HOMES = {
     "guardrail_plugin.core.conversation": ("Check", "Message"),
@@ -65,18 +75,31 @@ _HOMES = {
     "guardrail_plugin.core.hazards": ("MLCOMMONS", "Hazard", "Taxonomy"),
     "guardrail_plugin.core.policy": ("HazardRule", "Policy", "RailRule"),
     "guardrail_plugin.core.verdict": ("Verdict",),
+    "guardrail_plugin.guardian.cache": ("CachedGuardian",),
     "guardrail_plugin.guardian.guardian": ("Guardian",),
     "guardrail_plugin.pool": ("InferencePool",),
-    "guardrail_plugin.runnables": ("GuardedRunnable", "guard"),
+    "guardrail_plugin.runnables": (
+        "GuardedDocuments",
+        "GuardedRunnable",
+        "GuardedTool",
+        "ToolBlockedError",
+        "ToolPolicy",
+        "guard",
+        "guard_documents",
+        "guard_tool",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "MLCOMMONS",
     "BlockedError",
+    "CachedGuardian",
     "Check",
     "ConfigError",
+    "GuardedDocuments",
     "GuardedRunnable",
+    "GuardedTool",
     "Guardian",
     "GuardianError",
     "GuardianTimeout",
@@ -97,10 +120,14 @@ __all__ = [
     "ReplicaDead",
     "SoftPromptMismatch",
     "Taxonomy",
+    "ToolBlockedError",
+    "ToolPolicy",
     "Verdict",
     "VerdictParseError",
     "__version__",
     "guard",
+    "guard_documents",
+    "guard_tool",
 ]
 
 

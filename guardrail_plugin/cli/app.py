@@ -11,6 +11,7 @@ from guardrail_plugin.cli import reporting
 from guardrail_plugin.cli.chat import chat
 from guardrail_plugin.cli.check import check
 from guardrail_plugin.cli.doctor import doctor
+from guardrail_plugin.cli.dro import register as register_dro
 from guardrail_plugin.cli.train import train
 
 app = typer.Typer(
@@ -45,3 +46,4 @@ app.command()(check)
 app.command()(chat)
 app.command()(train)
 app.command()(doctor)
+register_dro(app)

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -67,9 +67,8 @@ def sweep_figure(points: Sequence[SweepPoint], *, threshold: float | None) -> Fi
             ("false-positive rate", SAFE, "--", [point.fpr for point in points]),
         ):
             if any(share is not None for share in shares):
-                axis.plot(
-                    at, [np.nan if share is None else share for share in shares], style, color=colour, label=label
-                )
+                heights = [np.nan if share is None else share for share in shares]
+                axis.plot(at, heights, style, color=colour, label=label)
         _mark(axis, threshold)
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold", ylabel="share of rows", title="Threshold sweep")
         figure.legend(loc="outside lower center", ncols=3)
@@ -97,9 +96,8 @@ def svg(figure: Figure, *, alt: str, prefix: str) -> str:
         text = text.replace(stand_in, css)
     text = text.replace("'DejaVu Sans'", "system-ui")
     opening, rest = text.split(">", 1)
-    opening = re.sub(
-        r' (width|height)="[^"]*"', "", opening
-    )  # the page decides how large it is; viewBox keeps the shape
+    # The page decides how large it is; the viewBox keeps its shape.
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     return f"{opening}>{rest}".replace("<svg ", f'<svg role="img" aria-label="{_escaped(alt)}" ', 1)
 
 
@@ -158,12 +156,12 @@ def _calibration(axis: Axes, bins: Sequence[Bin]) -> None:
 
 
 def _histogram(axis: Axes, sample: Sample, *, threshold: float | None) -> None:
-    edges = np.linspace(0, 1, 21)
+    edges = np.linspace(0, 1, 21).tolist()
     for label, mask, colour, hatch in (
         ("harmless", ~sample.harmful, SAFE, None),
         ("harmful", sample.harmful, HARM, "////"),
     ):
-        shares: Any = np.full(int(mask.sum()), 1 / max(1, int(mask.sum())))
+        shares = np.full(int(mask.sum()), 1 / max(1, int(mask.sum())))
         axis.hist(sample.risk[mask], edges, weights=shares, histtype="step", color=colour, hatch=hatch, label=label)
     _mark(axis, threshold)
     axis.set(xlim=(0, 1), xlabel="risk", ylabel="share of the class", title="Risk by label")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from guardrail_plugin.evals.metrics import METRICS, Figure
+from guardrail_plugin.evals.metrics import Figure
 
 ABSENT = "–"
 _PER_CENT = frozenset({"recall", "fpr", "recall_at_fpr_1", "recall_at_fpr_5", "hazard_accuracy"})
@@ -48,8 +48,3 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
-
-
-def columns() -> list[tuple[str, str]]:
-    """Return key and heading of every metric, in the order of the tables."""
-    return list(METRICS.items())

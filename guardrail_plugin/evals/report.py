@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
 from guardrail_plugin.evals import published, render
-from guardrail_plugin.evals.metrics import Sample
+from guardrail_plugin.evals.metrics import METRICS, Sample
 from guardrail_plugin.evals.plots import set_figure, svg, sweep_figure
 from guardrail_plugin.evals.results import RunResult, Scored, SetResult, pool
 
@@ -63,7 +63,7 @@ def write_reports(result: RunResult, scored: Sequence[Scored], *, folder: Path, 
 
 def markdown(result: RunResult) -> str:
     """Return the table of all files and totals, intervals in brackets, with what was left out below it."""
-    header = ["set", "rail", "n", "harmful", *(heading for _, heading in render.columns())]
+    header = ["set", "rail", "n", "harmful", *METRICS.values()]
     rows = [_markdown_row(one) for one in (*result.files, *result.totals)]
     lines = [
         f"# Guardian evaluation: {result.guardian}",
@@ -125,6 +125,7 @@ def page(template: str, **values: object) -> str:
     """Render one of the pages in ``pages/`` with the functions that they share."""
     environment = _environment()
     environment.globals.update(
+        headings=METRICS,
         value=render.figure_value,
         interval=render.figure_interval,
         number=render.number,
@@ -171,7 +172,7 @@ def _f1_per_cent(result: RunResult, name: str) -> float | None:
 
 
 def _kinds(result: RunResult) -> list[Kind]:
-    every = render.columns()
+    every = list(METRICS.items())
     plain = {"hazard_accuracy", "seconds_per_text"}
     found = [column for column in every if column[0] in plain | {"recall"}]
     flagged = [column for column in every if column[0] in plain - {"hazard_accuracy"} | {"fpr"}]
@@ -220,9 +221,7 @@ def _total_plots(result: RunResult, scored: Sequence[Scored]) -> list[Plots]:
 
 
 def _describe(result: SetResult) -> str:
-    shown = {
-        name: render.figure_value(name, result.metrics[name]) for name in ("auprc", "auroc", "ece", "recall", "fpr")
-    }
+    shown = {name: render.figure_value(name, figure) for name, figure in result.metrics.items()}
     return (
         f"Four charts for {result.name}, {result.n} rows, {result.harmful} harmful. "
         f"Precision over recall: area {shown['auprc']}. ROC: area {shown['auroc']}; the guardian acts at recall "
@@ -245,7 +244,7 @@ def _texts(scored: Sequence[Scored]) -> dict[tuple[str, str], str]:
 
 def _markdown_row(one: SetResult) -> list[str]:
     cells = []
-    for name, _ in render.columns():
+    for name in METRICS:
         interval = render.figure_interval(name, one.metrics[name])
         cells.append(render.figure_value(name, one.metrics[name]) + (f" ({interval})" if interval else ""))
     return [one.name, one.rail, str(one.n), str(one.harmful), *cells]

@@ -164,7 +164,7 @@ def _chunks(rows: Sequence[EvalRow]) -> Iterator[Sequence[EvalRow]]:
 
 
 def read_scores(folder: Path, name: str) -> list[Score]:
-    """Return the scores that a run wrote for one file, in the order of the file.
+    """Return the scores that a run wrote for one file.
 
     Raises:
         ConfigError: there are none.

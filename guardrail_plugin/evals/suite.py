@@ -43,18 +43,27 @@ class SuiteEntry(_Strict):
         )
 
 
-class _Suites(_Strict):
+class TrainingRules(_Strict):
+    """Files of a data folder that baselines do not train on, beside those of the suite."""
+
+    skip: tuple[str, ...] = ()
+
+
+class Suite(_Strict):
+    """What ``suites.toml`` holds."""
+
     files: tuple[SuiteEntry, ...]
+    training: TrainingRules = TrainingRules()
 
 
-def entries(toml: Path = SUITES_FILE) -> tuple[SuiteEntry, ...]:
-    """Read the entries of a suite file.
+def read_suite(toml: Path = SUITES_FILE) -> Suite:
+    """Read a suite file.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or has an unknown key or a value out of range.
     """
     try:
-        return _Suites(**tomllib.loads(toml.read_text(encoding="utf-8"))).files
+        return Suite(**tomllib.loads(toml.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"cannot read the suite {toml}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -70,7 +79,7 @@ def load_suite(folder: Path) -> list[EvalFile]:
     Raises:
         ConfigError: files are missing; a part of the suite would give totals that compare with nothing.
     """
-    files = [entry.file(folder) for entry in entries()]
+    files = [entry.file(folder) for entry in read_suite().files]
     missing = sorted({str(file.path.relative_to(folder)) for file in files if not file.path.is_file()})
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

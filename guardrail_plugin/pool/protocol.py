@@ -105,4 +105,4 @@ class Replica(Protocol):
 
 
 ReplicaFactory: TypeAlias = Callable[[str], Replica]
-"""Builds a replica on a device (``"cpu"``, ``"cuda:0"``, ``"mps"``). Called in the worker thread."""
+"""Builds a replica on a device, in the worker thread: ``"cpu"``, ``"cuda:0"``, ``"mps"``; ``"auto"``: the best one."""

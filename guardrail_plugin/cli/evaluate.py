@@ -1,0 +1,181 @@
+"""``guardrail evaluate``: measure a guardian on labelled files, or compare two measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from guardrail_plugin.cli.options import DeviceOption, PolicyOption, rail_named
+from guardrail_plugin.cli.reporting import reports_errors
+from guardrail_plugin.cli.session import open_session
+from guardrail_plugin.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from guardrail_plugin.core.policy import Policy
+    from guardrail_plugin.evals.compare import Comparison
+    from guardrail_plugin.evals.results import RunResult
+    from guardrail_plugin.guardian.protocol import GuardianProtocol
+
+_PREFIX = "baseline:"
+_SHOWN = ("f1", "auprc", "recall", "fpr", "recall_at_fpr_1", "ece")
+
+GuardianOrBaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--guardian",
+        envvar="GUARDRAIL_GUARDIAN",
+        metavar="NAME",
+        help="Folder or hub id of a guardian, or baseline:tfidf, baseline:minilm, baseline:zero-shot[:MODEL]. "
+        "Default: the embedded one.",
+    ),
+]
+TrainOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--train", metavar="DIR|FILE[:RAIL]", help="What a baseline learns from. A folder's suite is left out."
+    ),
+]
+
+
+@reports_errors
+def evaluate(
+    *,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE[:RAIL]]...", help="Labelled JSONL files.", show_default=False)
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option("--suite", metavar="DIR", help="Folder that holds the files of the standard suite.")
+    ] = None,
+    guardian: GuardianOrBaselineOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for report, table, results and scores.")
+    ] = None,
+    rail: Annotated[
+        str | None, typer.Option("--rail", metavar="RAIL", help="Rail of the files that name none themselves.")
+    ] = None,
+    policy: PolicyOption = None,
+    train: TrainOption = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare", metavar="A B", help="Compare two --out folders instead of measuring.", show_default=False
+        ),
+    ] = None,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Quote the texts of the worst misses in the HTML report.")
+    ] = False,
+    resamples: Annotated[int, typer.Option("--resamples", min=100, metavar="N", help="Of the bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap.")] = 0,
+    device: DeviceOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Measure a guardian on labelled JSONL files ("text", "harmful": true or false), with 95 % intervals.
+
+    Rows with "response" and "response_harmful" are judged as answers. FILE:tool_output judges a file's texts as tool
+    outputs. Writes results.json, table.md, report.html and scores/ into --out; no file but the report, and that only
+    with --show-text, holds any text. A run that is cut short goes on where it stopped.
+    """
+    console = Console(highlight=False)
+    if compare is not None:
+        _compare(console, compare, out=out, resamples=resamples, seed=seed)
+        return
+    if out is None:
+        raise ConfigError("name a folder for the report with --out")
+    from guardrail_plugin.evals.dataset import EvalFile
+    from guardrail_plugin.evals.run import Options
+    from guardrail_plugin.evals.run import evaluate as run
+    from guardrail_plugin.evals.suite import load_suite
+
+    default = None if rail is None else rail_named(rail)
+    chosen = [EvalFile.parse(file, rail=default) for file in files or []] + ([] if suite is None else load_suite(suite))
+    if not chosen:
+        raise ConfigError("nothing to evaluate on: name JSONL files, or a data folder with --suite")
+    with open_guardian(guardian, policy=policy, train=train or [], device=device, quiet=quiet) as (judge, rules):
+        options = Options(policy=rules, show_text=show_text, resamples=resamples, seed=seed, quiet=quiet)
+        result = run(judge, chosen, out=out, options=options)
+    _print(console, result, out=out)
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``evaluate`` to an app."""
+    app.command()(evaluate)
+
+
+@contextmanager
+def open_guardian(
+    name: str | None, *, policy: Path | None = None, train: Sequence[str] = (), device: str | None, quiet: bool
+) -> Iterator[tuple[GuardianProtocol, Policy | None]]:
+    """Open a guardian or a baseline on a pool, with the policy if there is one; close the pool at the end.
+
+    Raises:
+        GuardrailError: weights, an extra, training rows or a sound policy file are missing.
+    """
+    if name is None or not name.startswith(_PREFIX):
+        if train:
+            raise ConfigError("--train is what a baseline learns from; a guardian is trained with: guardrail train")
+        with open_session(name, policy=policy, device=device) as session:
+            yield session.guardian, session.policy
+        return
+    from guardrail_plugin.core.policy import Policy
+    from guardrail_plugin.evals.baselines import open_baseline
+    from guardrail_plugin.pool import InferencePool
+
+    rules = None if policy is None else Policy.from_toml(policy)
+    with InferencePool(devices=None if device is None else [device], on_full="wait") as pool:
+        try:
+            yield open_baseline(name, train=train, pool=pool, device=device, quiet=quiet), rules
+        except BaseException:
+            pool.close(drain_s=0.0)  # whatever is still queued, nobody will read
+            raise
+
+
+def _compare(console: Console, runs: tuple[Path, Path], *, out: Path | None, resamples: int, seed: int) -> None:
+    from guardrail_plugin.evals.compare import compare_runs
+
+    comparison = compare_runs(*runs, out=out, count=resamples, seed=seed)
+    _print_comparison(console, comparison)
+    if out is not None:
+        console.print(f"Comparison: {out / 'compare.html'}", soft_wrap=True, markup=False)
+
+
+def _print(console: Console, result: RunResult, *, out: Path) -> None:
+    from guardrail_plugin.evals.metrics import METRICS
+    from guardrail_plugin.evals.render import figure_interval, figure_value
+    from guardrail_plugin.evals.report import REPORT_FILE, caveats
+
+    table = Table(title=Text(f"Guardian {result.guardian}, 95 % intervals"), title_justify="left")
+    for heading in ("set", "n", *(METRICS[name] for name in _SHOWN)):
+        table.add_column(heading, justify="left" if heading == "set" else "right")
+    for one in (*result.files, *result.totals):
+        figures = [(name, one.metrics[name]) for name in _SHOWN]
+        cells = [f"{figure_value(*pair)}\n{figure_interval(*pair)}".rstrip() for pair in figures]
+        table.add_row(Text(one.name), str(one.n), *cells)
+    console.print(table)
+    for line in caveats(result):
+        console.print(line, markup=False)
+    console.print(f"Report: {out / REPORT_FILE}", soft_wrap=True, markup=False)
+
+
+def _print_comparison(console: Console, comparison: Comparison) -> None:
+    from guardrail_plugin.evals.compare import difference_text
+    from guardrail_plugin.evals.metrics import METRICS
+    from guardrail_plugin.evals.render import figure_value
+
+    title = Text(f"A: {comparison.a}   B: {comparison.b}   difference B minus A, paired, 95 %")
+    table = Table(title=title, title_justify="left")
+    for heading in ("set", "metric", "A", "B", "difference", "B is"):
+        table.add_column(heading, justify="left" if heading in ("set", "metric", "B is") else "right")
+    words = {True: "better", False: "worse", None: ""}
+    for one in comparison.sets:
+        for change in one.changes:
+            values = [figure_value(change.metric, figure) for figure in (change.a, change.b)]
+            word = words[change.better]
+            table.add_row(Text(one.name), METRICS[change.metric], *values, difference_text(change), word)
+    console.print(table)

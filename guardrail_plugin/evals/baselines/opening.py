@@ -1,0 +1,69 @@
+"""``baseline:NAME`` → a guardian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from guardrail_plugin.core.errors import ConfigError, did_you_mean
+from guardrail_plugin.evals.baselines.guardian import BaselineGuardian, Classifier
+from guardrail_plugin.evals.baselines.training import training_sets
+
+if TYPE_CHECKING:
+    from guardrail_plugin.pool import InferencePool
+
+BASELINES = ("tfidf", "minilm", "zero-shot")
+PREFIX = "baseline:"
+
+
+def open_baseline(
+    name: str, *, train: Sequence[str] = (), pool: InferencePool, device: str | None = None, quiet: bool = False
+) -> BaselineGuardian:
+    """Build a baseline.
+
+    Args:
+        name: ``baseline:tfidf``, ``baseline:minilm``, ``baseline:zero-shot`` or ``baseline:zero-shot:MODEL``, where
+            MODEL is a folder or hub id of a chat model (default: the embedded one).
+        train: what the first two learn from; see ``training_sets``.
+        pool: runs the language model of ``zero-shot``.
+        device: of the sentence encoder.
+        quiet: no progress bars.
+
+    Raises:
+        ConfigError: there is no such baseline, it has nothing to learn from, or a training file is malformed.
+        ModelNotFoundError: the encoder's or the chat model's weights are nowhere.
+        MissingDependencyError: an extra is missing.
+    """
+    kind, _, model = name.removeprefix(PREFIX).partition(":")
+    if kind not in BASELINES or (model and kind != "zero-shot"):
+        shown = ", ".join(PREFIX + known for known in BASELINES)
+        raise ConfigError(f"no baseline {name!r}{did_you_mean(kind, BASELINES)}; there are {shown}")
+    return BaselineGuardian(_classifier(kind, model, train=train, pool=pool, device=device, quiet=quiet))
+
+
+def _classifier(
+    kind: str, model: str, *, train: Sequence[str], pool: InferencePool, device: str | None, quiet: bool
+) -> Classifier:
+    if kind == "tfidf":
+        from guardrail_plugin.evals.baselines.tfidf import TfidfClassifier
+
+        return TfidfClassifier(training_sets(train))
+    if kind == "minilm":
+        from guardrail_plugin.evals.baselines.encoder import EncoderClassifier, MiniLM
+
+        sets = training_sets(train)  # read first: a malformed file should not wait for the weights
+        return EncoderClassifier(sets, encode=MiniLM(device=device), quiet=quiet)
+    if train:
+        raise ConfigError("a zero-shot baseline learns from nothing; leave out --train")
+    return _zero_shot(model or None, pool=pool)
+
+
+def _zero_shot(model: str | None, *, pool: InferencePool) -> Classifier:
+    from guardrail_plugin.evals.baselines.zero_shot import ZeroShotClassifier, answer_ids
+    from guardrail_plugin.models.chat import LocalChat
+
+    chat = LocalChat.register(model, pool=pool)
+    encode = partial(chat.template.tokenizer.encode, add_special_tokens=False)
+    name = chat.key.removeprefix("chat:").rstrip("/").rpartition("/")[2]
+    return ZeroShotClassifier(model_id=name, key=chat.key, encode=chat.encode, label_ids=answer_ids(encode), pool=pool)
