@@ -8,10 +8,12 @@ import typer
 
 from guardrail_plugin._version import __version__
 from guardrail_plugin.cli import reporting
+from guardrail_plugin.cli.calibrate import register as register_calibrate
 from guardrail_plugin.cli.chat import chat
 from guardrail_plugin.cli.check import check
 from guardrail_plugin.cli.doctor import doctor
 from guardrail_plugin.cli.dro import register as register_dro
+from guardrail_plugin.cli.evaluate import register as register_evaluate
 from guardrail_plugin.cli.train import train
 
 app = typer.Typer(
@@ -46,4 +48,6 @@ app.command()(check)
 app.command()(chat)
 app.command()(train)
 app.command()(doctor)
+register_evaluate(app)
+register_calibrate(app)
 register_dro(app)

@@ -80,9 +80,7 @@ def _tell(console: Console, found: Fit) -> None:
         for line in describe(one):
             console.print(f"  {line}", markup=False)
         alarms, hits = one.before
-        console.print(
-            f"  with the guardian's own threshold: {alarms} harmless flagged, {hits} harmful found", markup=False
-        )
+        console.print(f"  at its own threshold: {alarms} harmless flagged, {hits} harmful found", markup=False)
         if one.duplicates:
             console.print(f"  {one.duplicates} repeated texts were counted once", markup=False)
         if one.failed:

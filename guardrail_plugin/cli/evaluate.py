@@ -38,9 +38,7 @@ GuardianOrBaselineOption = Annotated[
 ]
 TrainOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--train", metavar="DIR|FILE[:RAIL]", help="What a baseline learns from. A folder's suite is left out."
-    ),
+    typer.Option("--train", metavar="DIR|FILE[:RAIL]", help="What a baseline learns from, less the suite."),
 ]
 
 
@@ -48,7 +46,7 @@ TrainOption = Annotated[
 def evaluate(
     *,
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE[:RAIL]]...", help="Labelled JSONL files.", show_default=False)
+        list[str] | None, typer.Argument(metavar="FILE[:RAIL]", help="Labelled JSONL files.", show_default=False)
     ] = None,
     suite: Annotated[
         Path | None, typer.Option("--suite", metavar="DIR", help="Folder that holds the files of the standard suite.")
@@ -64,9 +62,7 @@ def evaluate(
     train: TrainOption = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(
-            "--compare", metavar="A B", help="Compare two --out folders instead of measuring.", show_default=False
-        ),
+        typer.Option("--compare", metavar="A B", help="Compare two --out folders.", show_default=False),
     ] = None,
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Quote the texts of the worst misses in the HTML report.")

@@ -128,7 +128,8 @@ class _Watch:
 def _score_chunk(chunk: Sequence[EvalRow], guardian: GuardianProtocol, watch: _Watch) -> list[Score]:
     started = time.perf_counter()
     outcomes = guardian.check_many([row.check for row in chunk])
-    seconds = (time.perf_counter() - started) / len(chunk)
+    # Rounded here, so that scores read back from disk equal those that were written.
+    seconds = round((time.perf_counter() - started) / len(chunk), 6)
     if len(outcomes) != len(chunk):
         raise GuardianError(f"the guardian gave {len(outcomes)} answers to {len(chunk)} checks")
     scored = []
@@ -150,7 +151,7 @@ def _score(row: EvalRow, outcome: CheckOutcome, seconds: float) -> Score:
         harmful=outcome.harmful,
         threshold=outcome.threshold,
         hazard=outcome.hazard,
-        hazards=dict(outcome.hazards),
+        hazards={code: round(p, 6) for code, p in outcome.hazards.items()},
         expected=row.expected,
         seconds=seconds,
         windows=outcome.windows,
@@ -177,9 +178,9 @@ def _as_json(score: Score) -> dict[str, object]:
         "id": score.id,
         "risk": score.risk,
         "hazard": score.hazard,
-        "hazards": {code: round(p, 6) for code, p in score.hazards.items()},
+        "hazards": score.hazards,
         "harmful": score.harmful,
-        "seconds": round(score.seconds, 6),
+        "seconds": score.seconds,
         "windows": score.windows,
         "label": score.label,
         "threshold": score.threshold,

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
 
 pytestmark = pytest.mark.model
 
@@ -29,14 +32,24 @@ def test_python_blocks_run(embedded_base: Path, tmp_path: Path, monkeypatch: pyt
     prompt = ChatPromptTemplate.from_messages([("user", "{question}")])
     model, parser = FakeListChatModel(responses=["ok"]), StrOutputParser()
     first, *others = blocks("python")
+
+    @tool
+    def search(query: str) -> str:
+        """Search the web."""
+        return f"Nothing about {query}."
+
+    retriever = RunnableLambda(lambda _: [Document("Bread needs flour, water and time.")])
     names: dict[str, Any] = {"prompt": prompt, "model": model, "parser": parser, "chain": prompt | model | parser}
+    names |= {"search": search, "retriever": retriever}
     exec(compile(first, "README.md", "exec"), names)  # noqa: S102
     with InferencePool() as pool:
         names["guardian"] = Guardian.load(pool=pool, offline=True)
         for block in others:
             exec(compile(block, "README.md", "exec"), names)  # noqa: S102
         assert names["verdict"].harmful
-        assert names["safe"].invoke({"question": "What is the capital of France?"}) == "ok"
+        assert names["safe"].invoke({"question": "What is the capital of France?"})
+        assert names["search"].invoke({"query": "bread"})
+        assert len(names["docs"].invoke("bread")) <= 1
 
 
 def test_every_make_target_that_it_names_exists() -> None:

@@ -1,0 +1,134 @@
+"""Scoring: resumable, without text on disk, closed on failure, loud when the guardian is broken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from guardrail_plugin.core.errors import ConfigError, GuardianError, InputError, PoolClosed
+from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.evals.dataset import EvalFile, load
+from guardrail_plugin.evals.score import decide, read_scores, score
+from guardrail_plugin.testing import ScriptedGuardian, verdict
+
+
+@pytest.fixture
+def data(write_jsonl):
+    def make(count=5, name="set.jsonl"):
+        rows = [{"id": f"r{i}", "text": f"canary {i} risk={i / 10}", "harmful": i > 2} for i in range(count)]
+        return load(EvalFile(write_jsonl(name, rows)))
+
+    return make
+
+
+def test_every_row_gets_its_score_in_the_order_of_the_file(data, reads_risk):
+    scores = score(data(10), reads_risk, quiet=True)
+
+    assert [one.id for one in scores] == [f"r{i}" for i in range(10)]
+    assert [one.risk for one in scores] == [i / 10 for i in range(10)]
+    assert [one.harmful for one in scores] == [i >= 5 for i in range(10)]
+    assert [one.label for one in scores] == [i > 2 for i in range(10)]
+
+
+def test_the_scores_file_holds_numbers_and_no_text(data, reads_risk, tmp_path):
+    score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+
+    written = (tmp_path / "scores" / "set.jsonl").read_text(encoding="utf-8")
+    assert "canary" not in written
+    first = json.loads(written.splitlines()[0])
+    assert {"id", "risk", "hazard", "hazards", "harmful", "seconds", "windows"} <= first.keys()
+
+
+def test_a_second_run_asks_nothing(data, reads_risk, tmp_path):
+    before = score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+    asked = len(reads_risk.checks)
+
+    after = score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+
+    assert after == before
+    assert len(reads_risk.checks) == asked == 5
+
+
+def test_a_run_that_was_cut_short_asks_only_what_is_missing(data, reads_risk, tmp_path):
+    before = score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+    file = tmp_path / "scores" / "set.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(lines[:3]) + lines[3][:20], encoding="utf-8")  # killed in the middle of a line
+
+    again = score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+
+    assert [one.risk for one in again] == [one.risk for one in before]
+    assert len(reads_risk.checks) == 5 + 2
+    assert len(read_scores(tmp_path / "scores", "set")) == 5
+
+
+def test_another_guardian_or_another_file_starts_anew(data, reads_risk, write_jsonl, tmp_path):
+    folder = tmp_path / "scores"
+    score(data(), reads_risk, folder=folder, quiet=True)
+    other = ScriptedGuardian(lambda _: verdict(risk=0.25), guardian_id="other")
+
+    assert {one.risk for one in score(data(), other, folder=folder, quiet=True)} == {0.25}
+    score(data(6), other, folder=folder, quiet=True)
+    assert len(other.checks) == 5 + 6
+
+
+def test_a_row_without_a_verdict_counts_as_found_harmful_and_is_asked_again(data, tmp_path):
+    sick = True
+
+    def judge(check):
+        return GuardianError("no") if sick and "canary 1 " in check.text else verdict(risk=0.1)
+
+    guardian = ScriptedGuardian(judge)
+    failed = score(data(), guardian, folder=tmp_path / "scores", quiet=True)[1]
+    sick = False
+    healed = score(data(), guardian, folder=tmp_path / "scores", quiet=True)[1]
+
+    assert (failed.harmful, failed.risk, failed.error) == (True, 1.0, "GuardianError")
+    assert (healed.harmful, healed.risk, healed.error) == (False, 0.1, None)
+    assert len(guardian.checks) == 6
+
+
+def test_a_guardian_that_fails_time_after_time_ends_the_run(data):
+    guardian = ScriptedGuardian(lambda _: PoolClosed("closed"))
+
+    with pytest.raises(PoolClosed):
+        score(data(40), guardian, quiet=True)
+
+
+def test_a_guardian_that_answers_nothing_ends_even_a_short_run(data):
+    with pytest.raises(PoolClosed):
+        score(data(3), ScriptedGuardian(lambda _: PoolClosed("closed")), quiet=True)
+
+
+def test_rows_that_nobody_could_score_are_no_sign_of_a_broken_guardian(data):
+    scores = score(data(40), ScriptedGuardian(lambda _: InputError("no text")), quiet=True)
+
+    assert {one.error for one in scores} == {"InputError"}
+
+
+def test_a_policy_decides_in_place_of_the_guardian(data, reads_risk):
+    scores = score(data(10), reads_risk, quiet=True)
+    strict = decide(scores, Policy(threshold=0.2), rail="input", guardian_id="g")
+    lenient = decide(scores, Policy(hazards={"S1": {"action": "allow"}}), rail="input", guardian_id="g")
+
+    assert sum(one.harmful for one in strict) == 8
+    assert sum(one.harmful for one in lenient) == 0
+    assert [one.risk for one in strict] == [one.risk for one in scores]
+
+
+def test_a_folder_that_cannot_be_written_is_a_config_error(data, reads_risk, tmp_path):
+    (tmp_path / "scores").write_text("a file in the way", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="cannot write"):
+        score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+
+
+def test_progress_is_shown_on_stderr_unless_quiet(data, reads_risk, capsys):
+    score(data(), reads_risk)
+    shown = capsys.readouterr()
+    score(data(), reads_risk, quiet=True)
+
+    assert "set" in shown.err
+    assert shown.out == ""
+    assert capsys.readouterr().err == ""
