@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from guardrail_plugin.guardian.protocol import GuardianProtocol
 
 _PREFIX = "baseline:"
-_SHOWN = ("f1", "auprc", "recall", "fpr", "recall_at_fpr_1", "ece")
+_SHOWN = {"f1": "F1", "auprc": "AUPRC", "recall": "recall", "fpr": "FPR", "recall_at_fpr_1": "R@1%FPR"}
 
 GuardianOrBaselineOption = Annotated[
     str | None,
@@ -142,20 +142,16 @@ def _compare(console: Console, runs: tuple[Path, Path], *, out: Path | None, res
 
 
 def _print(console: Console, result: RunResult, *, out: Path) -> None:
-    from guardrail_plugin.evals.metrics import METRICS
-    from guardrail_plugin.evals.render import figure_interval, figure_value
-    from guardrail_plugin.evals.report import REPORT_FILE, caveats
+    from guardrail_plugin.evals.render import figure_value
+    from guardrail_plugin.evals.report import REPORT_FILE, TABLE_FILE, caveats
 
-    table = Table(title=Text(f"Guardian {result.guardian}, 95 % intervals"), title_justify="left")
-    for heading in ("set", "n", *(METRICS[name] for name in _SHOWN)):
-        table.add_column(heading, justify="left" if heading == "set" else "right")
+    table = _table(Text(f"Guardian {result.guardian}"), left=("set",), right=("n", *_SHOWN.values()))
     for one in (*result.files, *result.totals):
-        figures = [(name, one.metrics[name]) for name in _SHOWN]
-        cells = [f"{figure_value(*pair)}\n{figure_interval(*pair)}".rstrip() for pair in figures]
-        table.add_row(Text(one.name), str(one.n), *cells)
+        table.add_row(Text(one.name), str(one.n), *(figure_value(name, one.metrics[name]) for name in _SHOWN))
     console.print(table)
     for line in caveats(result):
         console.print(line, markup=False)
+    console.print(f"With 95 % intervals: {out / TABLE_FILE}", soft_wrap=True, markup=False)
     console.print(f"Report: {out / REPORT_FILE}", soft_wrap=True, markup=False)
 
 
@@ -164,14 +160,22 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
     from guardrail_plugin.evals.metrics import METRICS
     from guardrail_plugin.evals.render import figure_value
 
-    title = Text(f"A: {comparison.a}   B: {comparison.b}   difference B minus A, paired, 95 %")
-    table = Table(title=title, title_justify="left")
-    for heading in ("set", "metric", "A", "B", "difference", "B is"):
-        table.add_column(heading, justify="left" if heading in ("set", "metric", "B is") else "right")
+    console.print(f"A: {comparison.a}\nB: {comparison.b}\nB - A over the same rows, 95 % interval", markup=False)
     words = {True: "better", False: "worse", None: ""}
     for one in comparison.sets:
+        title = Text(f"\n{one.name}, {one.n} rows")
+        table = _table(title, left=("metric",), right=("A", "B", "B - A", "B is"))
         for change in one.changes:
             values = [figure_value(change.metric, figure) for figure in (change.a, change.b)]
-            word = words[change.better]
-            table.add_row(Text(one.name), METRICS[change.metric], *values, difference_text(change), word)
-    console.print(table)
+            table.add_row(METRICS[change.metric], *values, difference_text(change), words[change.better])
+        console.print(table)
+
+
+def _table(title: Text, *, left: Sequence[str], right: Sequence[str]) -> Table:
+    """Return a table without lines: it fits 80 columns and pastes well."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in left:
+        table.add_column(heading, overflow="fold")
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -87,22 +87,24 @@ def load_suite(folder: Path) -> list[EvalFile]:
     return files
 
 
+_TELLING_APART: tuple[Callable[[EvalFile], str], ...] = (
+    lambda file: f"{file.path.parent.name}-{file.name}",
+    lambda file: f"{file.name}-{file.rail or 'auto'}",
+)
+
+
 def with_unique_names(files: Sequence[EvalFile]) -> list[EvalFile]:
-    """Give files of one name their folder's name in front, so that each has its own scores file.
+    """Tell files of one name apart, by folder and then by rail, so that each has a scores file of its own.
 
     Raises:
-        ConfigError: the same file and selection is named twice.
+        ConfigError: the same file, rail and selection is named twice.
     """
-    named = [
-        replace(file, name=f"{file.path.parent.name}-{file.name}") if many else file for file, many in _counted(files)
-    ]
-    twice = [file for file, many in _counted(named) if many]
-    if twice:
-        raise ConfigError(f"{twice[0].path} is named twice")
+    named = list(files)
+    for tell in _TELLING_APART:
+        counts = Counter(file.name for file in named)
+        named = [replace(file, name=tell(file)) if counts[file.name] > 1 else file for file in named]
+    for name, count in Counter(file.name for file in named).items():
+        if count > 1:
+            path = next(file.path for file in named if file.name == name)
+            raise ConfigError(f"{path} is named twice")
     return named
-
-
-def _counted(files: Iterable[EvalFile]) -> list[tuple[EvalFile, bool]]:
-    listed = list(files)
-    counts = Counter(file.name for file in listed)
-    return [(file, counts[file.name] > 1) for file in listed]

@@ -82,7 +82,9 @@ class MiniLM:
     def __init__(self, folder: Path | None = None, *, device: str | None = None) -> None:
         self._torch = import_torch()
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         where = folder if folder is not None else packaged_minilm()
         self._device = device or default_device()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(where, local_files_only=True)

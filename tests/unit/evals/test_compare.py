@@ -33,9 +33,10 @@ def guardian(name, *, noise):
 @pytest.fixture
 def run(write_jsonl, tmp_path, monkeypatch):
     # Comparing needs results and scores; drawing the pages of every run would be most of the time.
-    monkeypatch.setattr(
-        "guardrail_plugin.evals.run.write_reports", lambda result, _, *, folder, **__: result.write(folder)
-    )
+    def write_results(result, scored, *, folder, show_text):
+        result.write(folder)
+
+    monkeypatch.setattr("guardrail_plugin.evals.run.write_reports", write_results)
 
     def go(name, *, noise, sets=("one", "two"), rows=200, options=FAST):
         files = []

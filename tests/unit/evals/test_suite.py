@@ -62,6 +62,13 @@ def test_files_of_one_name_are_told_apart_by_their_folder(tmp_path):
     assert [file.name for file in with_unique_names(files)] == ["a-x", "b-x", "y"]
 
 
+def test_one_file_on_two_rails_is_told_apart_by_the_rail(tmp_path):
+    path = tmp_path / "a" / "x.jsonl"
+    files = [EvalFile(path), EvalFile(path, rail="document")]
+
+    assert [file.name for file in with_unique_names(files)] == ["a-x-auto", "a-x-document"]
+
+
 def test_a_file_named_twice_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="named twice"):
         with_unique_names([EvalFile(tmp_path / "x.jsonl")] * 2)
