@@ -160,7 +160,7 @@ def test_two_runs_are_compared(guardrail, use, tmp_path):
 
     assert result.exit_code == 0
     assert "worse" in result.stdout
-    assert "difference" in result.stdout
+    assert "B - A" in result.stdout
     assert (tmp_path / "cmp" / "compare.html").is_file()
 
 
