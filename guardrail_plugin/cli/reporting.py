@@ -26,7 +26,7 @@ debug: ContextVar[bool] = ContextVar("debug", default=False)
 _EXTRA_OF = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "peft", "tqdm", "gguf"), "local"),
     "huggingface_hub": "local",
-    **dict.fromkeys(("sklearn", "matplotlib"), "train"),
+    **dict.fromkeys(("jinja2", "matplotlib", "numpy", "sklearn"), "evaluate"),
 }
 
 _P = ParamSpec("_P")

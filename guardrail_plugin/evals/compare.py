@@ -182,7 +182,7 @@ def changes(a: Sequence[Score], b: Sequence[Score], *, count: int = RESAMPLES, s
         bounds = None
         if first.value is not None and second.value is not None:
             bounds = interval(gaps[name])
-        found.append(_change(name, first, second, bounds))
+        found.append(_change(name, first, second, bounds=bounds))
     return found
 
 
@@ -197,7 +197,7 @@ def _gaps(a: Sample, b: Sample, *, count: int, seed: int) -> dict[str, Floats]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in COMPARED}
 
 
-def _change(name: str, a: Figure, b: Figure, bounds: tuple[float, float] | None) -> Change:
+def _change(name: str, a: Figure, b: Figure, *, bounds: tuple[float, float] | None) -> Change:
     if bounds is None or a.value is None or b.value is None:
         return Change(name, a, b, Figure(None), None)
     low, high = bounds

@@ -142,7 +142,7 @@ def point_values(sample: Sample) -> dict[str, float | None]:
     harmful, predicted, risk = sample.harmful, sample.predicted, sample.risk
     fpr, recall, _ = metrics.roc_curve(harmful, risk, drop_intermediate=False)
     named = bool(predicted.any())
-    at = {name: _recall_at(fpr, recall, most, int((~harmful).sum())) for name, most in RECALL_AT.items()}
+    at = {name: _recall_at(fpr, recall, most=most, harmless=int((~harmful).sum())) for name, most in RECALL_AT.items()}
     return {
         "f1": float(metrics.f1_score(harmful, predicted, zero_division=0.0)),
         "precision": float(metrics.precision_score(harmful, predicted)) if named else None,
@@ -153,6 +153,6 @@ def point_values(sample: Sample) -> dict[str, float | None]:
     }
 
 
-def _recall_at(fpr: Floats, recall: Floats, most: float, harmless: int) -> float | None:
+def _recall_at(fpr: Floats, recall: Floats, *, most: float, harmless: int) -> float | None:
     """Return the best recall at this FPR or less; ``None`` where one false positive alone would already be more."""
     return float(recall[fpr <= most].max()) if harmless * most >= 1 else None

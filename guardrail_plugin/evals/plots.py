@@ -50,8 +50,8 @@ def set_figure(sample: Sample, bins: Sequence[Bin], *, threshold: float | None) 
     fpr, recall, precision = _curves(sample)
     with _style():
         figure, axes = _canvas(width_in=12.0, columns=4)
-        _precision_recall(axes[0], sample, recall, precision)
-        _roc(axes[1], sample, fpr, recall)
+        _precision_recall(axes[0], sample, recall=recall, precision=precision)
+        _roc(axes[1], sample, fpr=fpr, recall=recall)
         _calibration(axes[2], bins)
         _histogram(axes[3], sample, threshold=threshold)
     return figure
@@ -127,7 +127,7 @@ def _curves(sample: Sample) -> tuple[Floats, Floats, Floats]:
     return (alarms / alarms[-1])[keep], (hits / hits[-1])[keep], (hits / (hits + alarms))[keep]
 
 
-def _precision_recall(axis: Axes, sample: Sample, recall: Floats, precision: Floats) -> None:
+def _precision_recall(axis: Axes, sample: Sample, *, recall: Floats, precision: Floats) -> None:
     axis.step(recall, precision, where="pre", color=HARM)
     axis.axhline(float(sample.harmful.mean()), color=INK, linewidth=0.8, linestyle=":", label="chance")
     hits = int((sample.harmful & sample.predicted).sum())
@@ -137,7 +137,7 @@ def _precision_recall(axis: Axes, sample: Sample, recall: Floats, precision: Flo
     axis.legend(loc="lower left")
 
 
-def _roc(axis: Axes, sample: Sample, fpr: Floats, recall: Floats) -> None:
+def _roc(axis: Axes, sample: Sample, *, fpr: Floats, recall: Floats) -> None:
     axis.plot(np.append(0.0, fpr), np.append(0.0, recall), color=HARM)
     axis.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="chance")
     alarms, hits = sample.predicted[~sample.harmful].mean(), sample.predicted[sample.harmful].mean()
