@@ -42,7 +42,7 @@ class InferencePool(Lifecycle):
         max_queued_tokens: their tokens. A single request larger than this is let in when the queue is empty.
         max_batch: rows of a batch.
         max_batch_tokens: tokens of a batch, padding counted. A single request larger than this runs alone. The default
-            suits a CPU (763 verdicts on two cores: 41 per second at 512 or 1024, 34 at 4096); a GPU wants 16384 or more.
+            suits a CPU (763 verdicts on two cores: 41 per second at 512 or 1024, 34 at 4096).
         drain_s: how long leaving the pool waits for queued work.
         on_full: ``"reject"`` raises ``PoolOverloaded``; ``"wait"`` holds the caller back until there is room or
             its time is up (``submit`` and ``submit_many`` then block their thread: event loops use the ``a...`` ones).
