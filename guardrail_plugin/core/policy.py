@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -10,12 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.core.hazards import MLCOMMONS, Taxonomy
+from guardrail_plugin.core.toml import tomllib
 from guardrail_plugin.core.verdict import Action, Rail, Verdict
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - same API, for Python 3.10
-    import tomli as tomllib
 
 Probability: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 OnBlock: TypeAlias = Literal["respond", "raise"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,13 +11,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.toml import tomllib
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.evals.dataset import EvalFile
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - same API, for Python 3.10
-    import tomli as tomllib
 
 SUITES_FILE = Path(__file__).parent / "suites.toml"
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from importlib import resources
 
 from pydantic import TypeAdapter
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - same API, for Python 3.10
-    import tomli as tomllib
+from guardrail_plugin.core.toml import tomllib
 
 _FILE = "fallbacks.toml"
 _DEFAULT_LANGUAGE = "en"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
+from guardrail_plugin.core.toml import tomllib
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.models.locate import EMBEDDED_MODEL
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - same API, for Python 3.10
-    import tomli as tomllib
 
 
 class _Strict(BaseModel):
