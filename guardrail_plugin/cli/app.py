@@ -14,6 +14,7 @@ from guardrail_plugin.cli.check import check
 from guardrail_plugin.cli.doctor import doctor
 from guardrail_plugin.cli.dro import register as register_dro
 from guardrail_plugin.cli.evaluate import register as register_evaluate
+from guardrail_plugin.cli.mix import mix
 from guardrail_plugin.cli.train import train
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def root(
 app.command()(check)
 app.command()(chat)
 app.command()(train)
+app.command()(mix)
 app.command()(doctor)
 register_evaluate(app)
 register_calibrate(app)

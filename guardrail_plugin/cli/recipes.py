@@ -43,6 +43,24 @@ def assemble(config: str | None, data: Sequence[Path], *, base: str | None) -> t
     return recipe.model_copy(update=changes), folders
 
 
+def first_stage(
+    recipe: TrainConfig, folders: Sequence[Path], *, out: Path, device: str | None, max_steps: int | None, quiet: bool
+) -> Path | None:
+    """Train the recipe that this one goes on from into ``out/stage-NAME``, unless it is there; return its folder."""
+    from guardrail_plugin.guardian.manifest import MANIFEST_FILE
+    from guardrail_plugin.training.config import TrainConfig
+    from guardrail_plugin.training.loop import train
+
+    if recipe.start_from is None:
+        return None
+    folder = out / f"stage-{Path(recipe.start_from).stem}"
+    if not (folder / MANIFEST_FILE).is_file():
+        earlier = TrainConfig.from_toml(find_recipe(recipe.start_from)).model_copy(update={"base": recipe.base})
+        start = first_stage(earlier, folders, out=out, device=device, max_steps=max_steps, quiet=quiet)
+        train(earlier, data_folders=folders, out=folder, device=device, start=start, max_steps=max_steps, quiet=quiet)
+    return folder
+
+
 def find_recipe(config: str) -> Path:
     """Return the file of a recipe: one of the library's by name, else a path.
 

@@ -52,13 +52,14 @@ def train(
     the recipe's own sources if there is a recipe. --data folders are where the recipe's files are looked for. The same
     recipe, data and seed give the same guardian on a CPU.
     """
-    from guardrail_plugin.cli.recipes import assemble
+    from guardrail_plugin.cli.recipes import assemble, first_stage
 
     recipe, folders = assemble(config, data or [], base=base)
     _prepare(out, resume=resume)
     from guardrail_plugin.training.loop import train as run
 
-    result = run(recipe, data_folders=folders, out=out, device=device, max_steps=max_steps, quiet=quiet)
+    start = first_stage(recipe, folders, out=out, device=device, max_steps=max_steps, quiet=quiet)
+    result = run(recipe, data_folders=folders, out=out, device=device, start=start, max_steps=max_steps, quiet=quiet)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
         _print(Console(highlight=False), result, recipe, can_evaluate=_has_command(context, "evaluate"))
 

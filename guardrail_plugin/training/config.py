@@ -46,6 +46,8 @@ class Compose(_Strict):
 
     ``refusals`` is how many safeguard responses an epoch shows to the output rail, as harmless answers to harmful
     queries.
+    ``documents`` is how many documents with and without a planted request an epoch shows, made from the clean rows of
+    the mix's tool-output sources.
     ``reframe`` names sources of the mix whose "How can I ...?" questions are also used as topics.
     """
 
@@ -54,6 +56,7 @@ class Compose(_Strict):
     neutralised_per_frame: Annotated[int, Field(ge=0)] = 24
     answers_per_opening: Annotated[int, Field(ge=0)] = 0
     refusals: Annotated[int, Field(ge=0)] = 0
+    documents: Annotated[int, Field(ge=0)] = 0
     tool_call_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     padded_share: Annotated[float, Field(ge=0, le=1)] = 0.03
     obfuscated_share: Annotated[float, Field(ge=0, le=1)] = 0.04
@@ -72,6 +75,10 @@ class TrainConfig(_Strict):
         epochs: passes over the mix; a fraction stops early.
         batch_tokens: padded tokens in one optimiser step.
         max_tokens: longest training sequence; longer texts are cut in the middle.
+        row_weight_power: 0 = every batch counts the same, so a row of a long text, of which few fit into a batch,
+            counts more than a short one; 1 = every row counts the same.
+        style_balance: draw the queries of the mix so that their style says little about the label.
+        start_from: recipe whose guardian this run goes on from; ``None`` = from the base.
         response_share: share of harmful rows that carry a safeguard response.
         wrong_label_share: share of those whose label token is replaced at random, so that ``[respond]`` alone forces
             a response that fits the text.
@@ -95,6 +102,9 @@ class TrainConfig(_Strict):
     epochs: Annotated[float, Field(gt=0)] = 1.0
     batch_tokens: Annotated[int, Field(ge=64)] = 1024
     max_tokens: Annotated[int, Field(ge=32)] = 256
+    row_weight_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    style_balance: bool = False
+    start_from: str | None = None
     lambda_response: Annotated[float, Field(ge=0)] = 0.5
     response_share: Annotated[float, Field(ge=0, le=1)] = 0.15
     wrong_label_share: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.guardian.format import Layout
+from guardrail_plugin.guardian.manifest import ADAPTER_FILE
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.load import default_device, load_causal_lm, model_folder
 from guardrail_plugin.models.locate import Located, locate
@@ -47,6 +48,7 @@ def train(
     data_folders: Sequence[Path],
     out: Path,
     device: str | None = None,
+    start: Path | None = None,
     checkpoint_every_s: float = 300.0,
     max_steps: int | None = None,
     quiet: bool = False,
@@ -57,8 +59,11 @@ def train(
     the seed. Under ``torchrun`` every process takes its share of the batches and gradients are averaged; on a CPU that
     other work shares, two processes of one thread beat one of two, which waits at every barrier.
 
+    Args:
+        start: folder of the guardian to go on from, where the recipe says ``start_from``.
+
     Raises:
-        ConfigError: a source is missing or malformed.
+        ConfigError: a source is missing or malformed, or the recipe's first stage is not there.
         ModelNotFoundError: the base is nowhere.
     """
     started = time.monotonic()
@@ -66,6 +71,7 @@ def train(
     quiet = quiet or rank > 0
     run = _Run.prepare(config, data_folders, device=device or default_device(), quiet=quiet)
     run.rank, run.world = rank, world
+    run.start_from(start)
     out.mkdir(parents=True, exist_ok=True)
     total = min(run.total_steps(), max_steps or 10**9)
     done = run.resume(out / CHECKPOINT_FILE)
@@ -103,6 +109,7 @@ class _Run:
     rank: int = 0
     world: int = 1
     per_epoch: int = 0
+    rows_per_batch: float = 1.0
 
     @classmethod
     def prepare(cls, config: TrainConfig, data_folders: Sequence[Path], *, device: str, quiet: bool) -> _Run:
@@ -132,8 +139,25 @@ class _Run:
         rng = random.Random(f"order:{self.config.seed}:{number}")
         return batches(rows, batch_tokens=self.config.batch_tokens, rng=rng)
 
+    def start_from(self, folder: Path | None) -> None:
+        """Load the adapter of an earlier stage.
+
+        Raises:
+            ConfigError: the recipe names an earlier stage and no folder is given, or the other way round.
+        """
+        from peft import set_peft_model_state_dict
+
+        if (folder is None) != (self.config.start_from is None):
+            wanted = self.config.start_from
+            raise ConfigError(f"the recipe goes on from {wanted!r}: give the folder of that guardian as start")
+        if folder is not None:
+            state = load_file(folder / ADAPTER_FILE)
+            set_peft_model_state_dict(self.network.peft, {name: tensor.float() for name, tensor in state.items()})
+
     def total_steps(self) -> int:
-        self.per_epoch = len(self.epoch(0)) // self.world
+        first = self.epoch(0)
+        self.per_epoch = len(first) // self.world
+        self.rows_per_batch = sum(map(len, first)) / max(1, len(first))
         if self.per_epoch == 0:
             raise ConfigError("there is nothing to train on: no source of this configuration has a usable row")
         return max(1, round(self.per_epoch * self.config.epochs))
@@ -165,6 +189,7 @@ class _Run:
         if config.task == "response":
             detection = detection * 0.0
         response = response_loss(response_logits, targets)
+        detection = detection * (len(batch) / self.rows_per_batch) ** config.row_weight_power
         weight = 1.0 if config.task == "response" else config.lambda_response
         total_loss(detection, response, lambda_response=weight).backward()
         self._average_gradients()

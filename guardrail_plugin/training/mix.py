@@ -10,10 +10,12 @@ from pathlib import Path
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.training.compose import Topic, compose, compose_answers, reframed
+from guardrail_plugin.training.compose_documents import compose_documents
 from guardrail_plugin.training.config import Source, TrainConfig
 from guardrail_plugin.training.decontaminate import Evaluation, query_of
 from guardrail_plugin.training.rows import Example, held_out, iter_corpus, load_source, resolve
 from guardrail_plugin.training.rows import draw as draw_rows
+from guardrail_plugin.training.style_probe import balance_style
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def epoch_examples(config: TrainConfig, pools: Pools, epoch: int) -> list[Exampl
     if config.compose is not None:
         examples += compose_answers(config.compose, rng)
         examples += _refusals(examples, config.compose.refusals, pools, rng)
+        clean = [e for _, rows in pools.train for e in rows if e.rail == "tool_output" and not e.harmful]
+        examples += compose_documents(clean, config.compose.documents, rng)
     for source, rows in pools.train:
         examples += draw_rows(source, rows, rng)
     composed = [e for e in examples if e.source == "composed"]
@@ -80,6 +84,9 @@ def epoch_examples(config: TrainConfig, pools: Pools, epoch: int) -> list[Exampl
         else set()
     )
     examples = [e for e in examples if e not in by_chance and not _held_out_twin(e, config)]
+    if config.style_balance:
+        queries = [e for e in examples if e.rail == "input"]
+        examples = [e for e in examples if e.rail != "input"] + balance_style(queries, rng)
     examples = [with_response(e, config, pools, rng) for e in examples]
     if config.task == "response":
         examples = [e for e in examples if e.response is not None]

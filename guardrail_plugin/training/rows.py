@@ -143,7 +143,9 @@ def _response_pair(row: dict[str, Any], query: str, name: str) -> Example | None
     response, harmful = row.get("response"), row.get("response_harmful", False)
     if not isinstance(response, str) or not response.strip() or not isinstance(harmful, bool):
         return None
-    return Example(text=response, harmful=harmful, rail="output", query=query, source=name)
+    category = row.get("category")
+    hazard = category if harmful and isinstance(category, str) and category in MLCOMMONS else None
+    return Example(text=response, harmful=harmful, rail="output", hazard=hazard, query=query, source=name)
 
 
 def _dialogue(row: dict[str, Any], name: str) -> Example:

@@ -106,3 +106,21 @@ def test_what_was_trained_is_what_judges(trained: Path) -> None:
 def test_a_missing_data_file_is_named(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file 'catqa\.jsonl'"):
         train(config, data_folders=[], out=tmp_path, device="cpu", quiet=True)
+
+
+def test_a_second_stage_goes_on_from_the_first(config: TrainConfig, data: Path, trained: Path, tmp_path: Path) -> None:
+    later = config.model_copy(update={"start_from": "first", "learning_rate": 1e-9, "token_learning_rate": 1e-9})
+    result = train(later, data_folders=[data], out=tmp_path, device="cpu", start=trained, max_steps=1, quiet=True)
+    assert result.validation.auroc["input"] > 0.95  # one step of no size: what it knows, it knew
+
+
+def test_a_second_stage_without_the_first_is_an_error(config: TrainConfig, data: Path, tmp_path: Path) -> None:
+    later = config.model_copy(update={"start_from": "first"})
+    with pytest.raises(ConfigError, match="goes on from 'first'"):
+        train(later, data_folders=[data], out=tmp_path, device="cpu", quiet=True)
+
+
+def test_rows_that_count_alike_are_learnt_too(config: TrainConfig, data: Path, tmp_path: Path) -> None:
+    by_row = config.model_copy(update={"row_weight_power": 1.0})
+    result = train(by_row, data_folders=[data], out=tmp_path, device="cpu", quiet=True)
+    assert result.validation.auroc["input"] > 0.95

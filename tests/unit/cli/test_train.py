@@ -122,6 +122,7 @@ def test_options_reach_the_loop_and_figures_come_back(
         "data_folders": [tmp_path],
         "out": out,
         "device": "cpu",
+        "start": None,
         "max_steps": 3,
         "quiet": True,
         "seed": 0,
