@@ -2,7 +2,7 @@
 
     python tests/benchmark/ablation.py --data DATA_FOLDER --out runs/ablation --steps 160
 
-Every variant starts from the base with the default recipe. Measured on the recipe's held-out rows: AUROC and F1 of the
+Every variant starts from the base with the recipe "first". Measured on the recipe's held-out rows: AUROC and F1 of the
 input rail, loss per response token, share of written responses that refuse. Finished variants are not run again.
 """
 
@@ -28,7 +28,7 @@ from guardrail_plugin.training.mix import with_response
 from guardrail_plugin.training.rows import Example
 from guardrail_plugin.training.validation import risk_log_odds
 
-RECIPE = Path(__file__).parents[2] / "guardrail_plugin" / "training" / "recipes" / "default.toml"
+RECIPE = Path(__file__).parents[2] / "guardrail_plugin" / "training" / "recipes" / "first.toml"
 VARIANTS: dict[str, dict[str, Any]] = {
     "both (λ 0.5, rank 16)": {},
     "detection only": {"task": "detection"},

