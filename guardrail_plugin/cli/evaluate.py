@@ -51,6 +51,9 @@ def evaluate(
     suite: Annotated[
         Path | None, typer.Option("--suite", metavar="DIR", help="Folder that holds the files of the standard suite.")
     ] = None,
+    development: Annotated[
+        bool, typer.Option("--development", help="Of --suite, the files on which choices are made instead.")
+    ] = False,
     guardian: GuardianOrBaselineOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for report, table, results and scores.")
@@ -90,7 +93,9 @@ def evaluate(
     from guardrail_plugin.evals.suite import load_suite
 
     default = None if rail is None else rail_named(rail)
-    chosen = [EvalFile.parse(file, rail=default) for file in files or []] + ([] if suite is None else load_suite(suite))
+    chosen = [EvalFile.parse(file, rail=default) for file in files or []] + (
+        [] if suite is None else load_suite(suite, development=development)
+    )
     if not chosen:
         raise ConfigError("nothing to evaluate on: name JSONL files, or a data folder with --suite")
     with open_guardian(guardian, policy=policy, train=train or [], device=device, quiet=quiet) as (judge, rules):

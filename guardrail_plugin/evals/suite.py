@@ -48,6 +48,7 @@ class Suite(_Strict):
     """What ``suites.toml`` holds."""
 
     files: tuple[SuiteEntry, ...]
+    development: tuple[SuiteEntry, ...] = ()
     training: TrainingRules = TrainingRules()
 
 
@@ -68,13 +69,14 @@ def read_suite(toml: Path = SUITES_FILE) -> Suite:
         raise ConfigError(f"{toml}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def load_suite(folder: Path) -> list[EvalFile]:
-    """Return the suite's files in a data folder.
+def load_suite(folder: Path, *, development: bool = False) -> list[EvalFile]:
+    """Return the suite's files in a data folder, or those on which choices are made before the suite is looked at.
 
     Raises:
         ConfigError: files are missing; a part of the suite would give totals that compare with nothing.
     """
-    files = [entry.file(folder) for entry in read_suite().files]
+    suite = read_suite()
+    files = [entry.file(folder) for entry in (suite.development if development else suite.files)]
     missing = sorted({str(file.path.relative_to(folder)) for file in files if not file.path.is_file()})
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
