@@ -92,6 +92,8 @@ def train(
             out, network=run.network, config=config, located=run.located, tokenizer=run.tokenizer, validation=validation
         )
         (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    if world > 1:
+        torch.distributed.barrier()  # a second stage reads in every process what the first has written in one
     return TrainResult(out, total, time.monotonic() - started, validation)
 
 
