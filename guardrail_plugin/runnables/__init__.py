@@ -1,19 +1,48 @@
-"""LangChain Runnables, tools and documents behind rails."""
+"""LangChain Runnables, models, tools and documents behind rails.
+
+``InputStage``, ``OutputStage`` and ``ToolStage`` are the rails as a wrapper uses them, for integrations that put them
+where no Runnable can be wrapped; ``under_config`` and ``aunder_config`` give them a place in traces.
+"""
 
 from guardrail_plugin.flow.tool_rails import ToolPolicy
+from guardrail_plugin.runnables.answers import Asked, calls_but_tools
+from guardrail_plugin.runnables.construction import check_guardian, check_word
 from guardrail_plugin.runnables.documents import GuardedDocuments, guard_documents
 from guardrail_plugin.runnables.guard import guard
+from guardrail_plugin.runnables.guard_model import guard_model
 from guardrail_plugin.runnables.guard_tool import guard_tool
 from guardrail_plugin.runnables.guarded import GuardedRunnable
+from guardrail_plugin.runnables.guarded_model import Ended, GuardedChatModel
+from guardrail_plugin.runnables.output_stage import OutputStage
+from guardrail_plugin.runnables.parents import aunder_config, under_config
+from guardrail_plugin.runnables.stage import InputStage
+from guardrail_plugin.runnables.tool_outputs import replaced, texts_of
+from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.tools import GuardedTool, ToolBlockedError
+from guardrail_plugin.runnables.views import latest_turn
 
 __all__ = [
+    "Asked",
+    "Ended",
+    "GuardedChatModel",
     "GuardedDocuments",
     "GuardedRunnable",
     "GuardedTool",
+    "InputStage",
+    "OutputStage",
     "ToolBlockedError",
     "ToolPolicy",
+    "ToolStage",
+    "aunder_config",
+    "calls_but_tools",
+    "check_guardian",
+    "check_word",
     "guard",
     "guard_documents",
+    "guard_model",
     "guard_tool",
+    "latest_turn",
+    "replaced",
+    "texts_of",
+    "under_config",
 ]

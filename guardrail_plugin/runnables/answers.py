@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage, BaseMessageChunk
 from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Part, Uncheckable
-from guardrail_plugin.runnables.blocks import call_checks, part_of
+from guardrail_plugin.runnables.blocks import as_json, call_checks, client_calls, other_call_checks, part_of
 from guardrail_plugin.runnables.content import kinds_in
 from guardrail_plugin.runnables.streams import joined
 
@@ -31,7 +31,33 @@ class Asked:
         return Check(text, rail="output", query=self.query, context=self.context)
 
 
-def answer_checks(output: object, asked: Asked, output_text: OutputText | None) -> tuple[Check, ...] | Uncheckable:
+ReadCalls: TypeAlias = Callable[[BaseMessage, Asked], tuple[Check, ...]]
+"""From a message to the checks of what it orders, beside what it says."""
+
+
+def every_call(message: BaseMessage, asked: Asked) -> tuple[Check, ...]:
+    """Have every tool call judged with the answer that makes it."""
+    return call_checks(message)
+
+
+def calls_but_tools(structured: frozenset[str] = frozenset()) -> ReadCalls:
+    """Return a reader of those calls that no ``ToolStage`` judges: server-side ones, and structured answers.
+
+    Args:
+        structured: names of tools that are no tools but forms for an answer.
+    """
+
+    def read(message: BaseMessage, asked: Asked) -> tuple[Check, ...]:
+        calls = client_calls(message)
+        answers = tuple(asked.check(as_json(arguments)) for name, arguments in calls if name in structured)
+        return answers + other_call_checks(message, known=bool(calls))
+
+    return read
+
+
+def answer_checks(
+    output: object, asked: Asked, output_text: OutputText | None, *, calls: ReadCalls = every_call
+) -> tuple[Check, ...] | Uncheckable:
     """Return what must be judged of a whole answer: its text, its reasoning, each of its tool calls.
 
     Raises:
@@ -42,9 +68,9 @@ def answer_checks(output: object, asked: Asked, output_text: OutputText | None) 
         return (asked.check(readable),) if readable.strip() else ()
     part = part_of(readable)
     checks = tuple(asked.check(text) for text in (part.answer, part.reasoning) if text.strip())
-    checks += call_checks(readable) if part.acts else ()
+    checks += calls(readable, asked) if part.acts else ()
     kinds = kinds_in([readable.content])
-    if not checks and kinds:
+    if not checks and kinds and not part.acts:
         return Uncheckable(f"the answer holds only {', '.join(kinds)}")
     return checks
 
@@ -71,9 +97,11 @@ class ChunkReader:
         blocks: whether they carry content blocks rather than plain text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Asked | None = None, *, calls: ReadCalls = every_call) -> None:
         self.message_id: str | None = None
         self.blocks = False
+        self._asked = asked or Asked()
+        self._calls = calls
         self._acting: list[BaseMessage] = []
         self._kinds: dict[str, None] = {}
         self._text = False
@@ -101,8 +129,8 @@ class ChunkReader:
         if not self._acting:
             return ()
         if all(isinstance(message, BaseMessageChunk) for message in self._acting):
-            return call_checks(joined(self._acting))
-        return tuple(check for message in self._acting for check in call_checks(message))
+            return self._calls(joined(self._acting), self._asked)
+        return tuple(check for message in self._acting for check in self._calls(message, self._asked))
 
     def nothing(self) -> Uncheckable | None:
         """Tell that there were only images and the like."""

@@ -13,7 +13,7 @@ from guardrail_plugin.flow import Part
 from guardrail_plugin.runnables.content import MEDIA_KINDS, text_in
 
 _REASONING = frozenset({"reasoning", "thinking", "reasoning_content", "redacted_thinking", "thought"})
-_CALLS = frozenset(
+CALL_KINDS = frozenset(
     {
         "tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "input_json_delta", "function_call",
         "custom_tool_call",
@@ -52,7 +52,7 @@ def part_of(message: BaseMessage) -> Part:
     content = message.content
     for block in [content] if isinstance(content, str) else content:
         kind = block.get("type") if isinstance(block, Mapping) else None
-        if kind in _CALLS or (isinstance(kind, str) and kind.startswith("server_tool")):
+        if kind in CALL_KINDS or (isinstance(kind, str) and kind.startswith("server_tool")):
             acts = True
         elif kind in _REASONING:
             reasoning.extend(_strings(block))
@@ -97,30 +97,41 @@ def _strings(value: object, depth: int = 0) -> Iterator[str]:
 
 def call_checks(message: BaseMessage) -> tuple[Check, ...]:
     """Return one check for each tool call of a message, unreadable and server-side ones too."""
+    checks = tuple(call_check(name, arguments) for name, arguments in client_calls(message))
+    checks += other_call_checks(message, known=isinstance(message, AIMessage) and bool(checks))
+    if not checks:
+        raw = message.additional_kwargs.get("tool_calls") or getattr(message, "tool_call_chunks", None)
+        return (call_check("tool_calls", raw),) if raw else ()
+    return checks
+
+
+def client_calls(message: BaseMessage) -> list[tuple[str, object]]:
+    """Return name and arguments of each call that is for the caller's own tools, unreadable ones last."""
     if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
         # Not tool_calls: what LangChain cannot parse of a call is missing there, and leaves all the same.
-        checks = [call_check(call["name"] or "", _parsed(call["args"] or "")) for call in message.tool_call_chunks]
-    else:
-        checks = [call_check(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
-        checks += [
-            call_check(call.get("name") or "", call.get("args") or "")
-            for call in getattr(message, "invalid_tool_calls", ())
-        ]
-    known = isinstance(message, AIMessage) and bool(checks)
+        return [(call["name"] or "", _parsed(call["args"] or "")) for call in message.tool_call_chunks]
+    calls: list[tuple[str, object]] = [(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
+    unreadable = getattr(message, "invalid_tool_calls", ())
+    return calls + [(call.get("name") or "", call.get("args") or "") for call in unreadable]
+
+
+def other_call_checks(message: BaseMessage, *, known: bool = True) -> tuple[Check, ...]:
+    """Return the checks of calls that no tool of the caller answers: server-side ones, and OpenAI's old form.
+
+    Args:
+        known: LangChain has read the blocks of ordinary calls into ``tool_calls``.
+    """
+    checks: list[Check] = []
     for block in () if isinstance(message.content, str) else message.content:
         if not isinstance(block, Mapping):
             continue
         kind = str(block.get("type", ""))
-        # LangChain has read the other kinds into tool_calls, unless this is not its message class.
-        if kind.startswith("server_tool") or (kind in _CALLS and not known):
+        if kind.startswith("server_tool") or (kind in CALL_KINDS and not known):
             rest = {key: value for key, value in block.items() if key not in _MACHINERY and key != "name"}
             checks.append(call_check(str(block.get("name", kind)), rest))
     legacy = message.additional_kwargs.get("function_call")
     if isinstance(legacy, Mapping):
         checks.append(call_check(str(legacy.get("name", "")), legacy.get("arguments", "")))
-    if not checks:
-        raw = message.additional_kwargs.get("tool_calls") or getattr(message, "tool_call_chunks", None)
-        checks += [call_check("tool_calls", raw)] if raw else []
     return tuple(checks)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.messages import BaseMessage
@@ -28,16 +29,31 @@ from guardrail_plugin.flow import (
     run_batch_sync,
 )
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.runnables.answers import Asked, ChunkReader, OutputText, WholeReader, answer_checks
+from guardrail_plugin.runnables.answers import (
+    Asked,
+    ChunkReader,
+    OutputText,
+    ReadCalls,
+    WholeReader,
+    answer_checks,
+    every_call,
+)
 from guardrail_plugin.runnables.output import OutputKind, reply
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
 from guardrail_plugin.runnables.stage import OnBlock
 from guardrail_plugin.runnables.streams import closing
 
+OnEnd: TypeAlias = Callable[[Outcome, str | None], None]
+"""Told how a stream ended, and its message id, before what stands in for the rest is yielded."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStage:
-    """An output rail with its settings. Immutable and shared by all calls of a wrapper."""
+    """An output rail with its settings. Immutable and shared by all calls of a wrapper.
+
+    Attributes:
+        calls: what of a message's orders is judged with the answer.
+    """
 
     guardian: GuardianProtocol
     rules: Rules
@@ -46,6 +62,7 @@ class OutputStage:
     output_text: OutputText | None
     window: Window
     release: Release
+    calls: ReadCalls = every_call
 
     def judge(
         self,
@@ -96,7 +113,14 @@ class OutputStage:
             return output
         return self._instead(outcome, message_id=output.id if isinstance(output, BaseMessage) else None)
 
-    def stream(self, source: Iterator[object], asked: Asked, parent: CallbackManagerForChainRun) -> Iterator[object]:
+    def stream(
+        self,
+        source: Iterator[object],
+        asked: Asked,
+        parent: CallbackManagerForChainRun,
+        *,
+        on_end: OnEnd | None = None,
+    ) -> Iterator[object]:
         """Yield the chunks that may leave; after a block, what stands in for the rest. Closes the source."""
         runs = RailRuns([parent], rail="output", policy_version=self.rules.policy.version)
         reader = self._reader(asked)
@@ -108,6 +132,8 @@ class OutputStage:
                 if isinstance(item, Ending):
                     runs.end([item.outcome], **_figures(item))
                     log_unjudged([item.outcome])
+                    if on_end is not None:
+                        on_end(item.outcome, reader.message_id)
                     yield from self._rest(item, reader)
                 else:
                     yield item
@@ -118,7 +144,12 @@ class OutputStage:
             held.close()  # type: ignore[attr-defined]
 
     async def astream(
-        self, source: AsyncIterator[object], asked: Asked, parent: AsyncCallbackManagerForChainRun
+        self,
+        source: AsyncIterator[object],
+        asked: Asked,
+        parent: AsyncCallbackManagerForChainRun,
+        *,
+        on_end: OnEnd | None = None,
     ) -> AsyncIterator[object]:
         """Like ``stream``. Cancellation: the source's task and the check that is out are cancelled and awaited."""
         runs = await AsyncRailRuns.start([parent], rail="output", policy_version=self.rules.policy.version)
@@ -132,6 +163,8 @@ class OutputStage:
                     if isinstance(item, Ending):
                         await runs.end([item.outcome], **_figures(item))
                         log_unjudged([item.outcome])
+                        if on_end is not None:
+                            on_end(item.outcome, reader.message_id)
                         for chunk in self._rest(item, reader):
                             yield chunk
                     else:
@@ -187,14 +220,16 @@ class OutputStage:
         )
 
     def _reader(self, asked: Asked) -> ChunkReader | WholeReader:
-        return ChunkReader() if self.output_text is None else WholeReader(asked, self.output_text)
+        return (
+            ChunkReader(asked, calls=self.calls) if self.output_text is None else WholeReader(asked, self.output_text)
+        )
 
     def _flows(self, outputs: Sequence[object], asked: Sequence[Asked]) -> list[Steps[Outcome]]:
         return [self._flow(output, what) for output, what in zip(outputs, asked, strict=True)]
 
     def _flow(self, output: object, asked: Asked) -> Steps[Outcome]:
         try:
-            subject = answer_checks(output, asked, self.output_text)
+            subject = answer_checks(output, asked, self.output_text, calls=self.calls)
         except InputError as error:
             return output_rail(error, asked=None, rules=self.rules)
         if not isinstance(subject, tuple) or not subject:

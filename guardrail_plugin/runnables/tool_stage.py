@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.callbacks import AsyncParentRunManager, ParentRunManager
 
 from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.verdict import Rail
-from guardrail_plugin.flow import Outcome, Rules, Steps, run_batch_async, run_batch_sync
+from guardrail_plugin.core.verdict import Rail, Verdict
+from guardrail_plugin.flow import Blocked, Outcome, Rules, Steps, run_batch_async, run_batch_sync
 from guardrail_plugin.flow.tool_rails import ToolPolicy, tool_call_rail, tool_output_rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.blocks import call_check
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+from guardrail_plugin.runnables.withheld import refusal_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,18 @@ class ToolStage:
         """Like ``call``. Cancellation: passes to the guardian."""
         return (await self._ajudge([self._call(name, arguments)], "tool_call", parent))[0]
 
+    def ordered(self, calls: Sequence[tuple[str, object]], parent: ParentRunManager | None) -> list[Outcome]:
+        """Decide which of a model's calls anybody may read: one guardian batch. Who is to be asked is asked later."""
+        later = self._asking_later()
+        return self._judge([later._call(name, arguments) for name, arguments in calls], "tool_call", parent)
+
+    async def aordered(
+        self, calls: Sequence[tuple[str, object]], parent: AsyncParentRunManager | None
+    ) -> list[Outcome]:
+        """Like ``ordered``. Cancellation: passes to the guardian."""
+        later = self._asking_later()
+        return await self._ajudge([later._call(name, arguments) for name, arguments in calls], "tool_call", parent)
+
     def outputs(self, name: str, texts: Sequence[str], parent: ParentRunManager | None) -> list[Outcome]:
         """Decide whether a model may read what the tool returned: one guardian batch. Empty: all of it, unjudged."""
         return [] if name in self.tools.trust_outputs else self._judge(self._outputs(texts), "tool_output", parent)
@@ -44,7 +57,14 @@ class ToolStage:
             return []
         return await self._ajudge(self._outputs(texts), "tool_output", parent)
 
+    def _asking_later(self) -> ToolStage:
+        asks = self.rules.on_escalate is not None
+        return replace(self, rules=replace(self.rules, on_escalate=_later if asks else None))
+
     def _call(self, name: str, arguments: object) -> Steps[Outcome]:
+        reason = refusal_of(arguments)
+        if reason is not None:
+            return _refused(reason)
         return tool_call_rail(call_check(name, arguments), name=name, tools=self.tools, rules=self.rules)
 
     def _outputs(self, texts: Sequence[str]) -> list[Steps[Outcome]]:
@@ -75,6 +95,16 @@ class ToolStage:
         await runs.end(outcomes)
         log_unjudged(outcomes)
         return outcomes
+
+
+def _later(verdict: Verdict, check: Check) -> str:
+    """Let a call that a person decides about through: they are asked when it is to be made."""
+    return "allow"
+
+
+def _refused(reason: str) -> Steps[Outcome]:
+    yield from ()
+    return Blocked("tool_call", reason)
 
 
 def edited_arguments(name: str, text: str) -> dict[str, Any] | None:

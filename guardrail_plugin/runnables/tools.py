@@ -22,6 +22,7 @@ from guardrail_plugin.runnables.detached import detached
 from guardrail_plugin.runnables.gate import await_verdict, wait_for_verdict
 from guardrail_plugin.runnables.tool_outputs import holds_messages, replaced, texts_of
 from guardrail_plugin.runnables.tool_stage import ToolStage, edited_arguments
+from guardrail_plugin.runnables.withheld import refusal_of
 
 Handle: TypeAlias = Literal["message", "raise"]
 
@@ -58,11 +59,23 @@ class GuardedTool(BaseTool):
     stage: Annotated[ToolStage, SkipValidation] = Field(exclude=True, repr=False)
 
     _hidden: frozenset[str] = PrivateAttr()
+    _answered: bool = PrivateAttr(default=False)
 
     def __init__(self, *, inner: BaseTool, stage: ToolStage, handle: Handle = "message") -> None:
         given: dict[str, Any] = {name: getattr(inner, name) for name in BaseTool.model_fields}
         super().__init__(**given, inner=inner, stage=stage, handle=handle)
         self._hidden = _injected(inner)
+
+    @property
+    def answered(self) -> bool:
+        """Whether a call has come through its rails. Of use where it is made for one call, as by ``with_stage``."""
+        return self._answered
+
+    def with_stage(self, stage: ToolStage, *, handle: Handle) -> GuardedTool:
+        """Return the same tool behind other rails."""
+        twin = self.model_copy(update={"stage": stage, "handle": handle})
+        twin._answered = False
+        return twin
 
     @property
     def func(self) -> Callable[..., Any] | None:
@@ -97,6 +110,9 @@ class GuardedTool(BaseTool):
     def _to_args_and_kwargs(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        written = tool_input if isinstance(tool_input, str) else self._written(tool_input)
+        if not isinstance(written, str) and refusal_of(written) is not None:
+            return (), {**written, _CALL_ID: tool_call_id}  # fits no schema, and never reaches the tool
         args, kwargs = self.inner._to_args_and_kwargs(tool_input, tool_call_id)
         return args, {**kwargs, _CALL_ID: tool_call_id}
 
@@ -116,6 +132,7 @@ class GuardedTool(BaseTool):
         wait_for_verdict()
         inner = detached(config)
         kwargs |= _wanted(self.inner._run, inner, CallbackManagerForToolRun.get_noop_manager())
+        kwargs |= {_CALL_ID: call_id} if isinstance(self.inner, GuardedTool) else {}
         failed = False
         with set_config_context(inner) as context:
             try:
@@ -148,6 +165,7 @@ class GuardedTool(BaseTool):
         plain = type(self.inner)._arun is BaseTool._arun
         runs = self.inner._run if plain else self.inner._arun
         kwargs |= _wanted(runs, inner, AsyncCallbackManagerForToolRun.get_noop_manager())
+        kwargs |= {_CALL_ID: call_id} if isinstance(self.inner, GuardedTool) else {}
         failed = False
         with set_config_context(inner) as context:
             try:
@@ -160,10 +178,13 @@ class GuardedTool(BaseTool):
 
     def _shown(self, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
         """Return what the model wrote: the arguments without those that were injected."""
-        named = {key: value for key, value in kwargs.items() if key not in self._hidden}
+        named = self._written(kwargs)
         if not args:
             return named
         return args[0] if len(args) == 1 and not named else [*args, named]
+
+    def _written(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in arguments.items() if key not in self._hidden}
 
     def _edited(
         self, outcome: Edited, kwargs: dict[str, Any], call_id: str | None
@@ -193,6 +214,7 @@ class GuardedTool(BaseTool):
     def _passed(
         self, content: Any, artifact: Any, outcomes: Sequence[Outcome], *, failed: bool, call_id: str | None
     ) -> Any:
+        self._answered = True
         texts: list[str | None] = []
         for outcome in outcomes:
             if isinstance(outcome, Failed):
@@ -218,6 +240,7 @@ class GuardedTool(BaseTool):
         return self._answer(outcome.response, outcome, call_id)
 
     def _answer(self, reason: str, outcome: Outcome, call_id: str | None) -> Any:
+        self._answered = True
         if call_id is None:
             return self._shaped(reason, None)
         fields = describe(outcome, policy_version=self.stage.rules.policy.version)

@@ -6,7 +6,6 @@ The subject is a function ``build(model, tools, guardian, checkpointer)`` that r
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -26,11 +25,11 @@ from guardrail_plugin.testing.contract import (
     watchman,
 )
 from guardrail_plugin.testing.contract_tools import POISON, mail_tool
+from guardrail_plugin.testing.exits import AGENT_EXITS
 from guardrail_plugin.testing.models import ScriptedModel
 
 BuildAgent: TypeAlias = Callable[[BaseChatModel, Sequence[BaseTool], GuardianProtocol, Any], Any]
 
-STREAM_MODES = ("messages", "updates", "values", "custom")
 _DONE = ("All is ", "done now.")
 
 
@@ -91,18 +90,9 @@ async def model_never_ran_when_input_blocked(build: BuildAgent) -> None:
 
 async def no_unchecked_token_in_any_stream(build: BuildAgent) -> None:
     """No stream mode and no event shows the forbidden text that the model says."""
-    for mode in STREAM_MODES:
+    for exit_, run in AGENT_EXITS.items():
         agent = build(ScriptedModel(HARMFUL_TURN), [], watchman(), _saver())
-        not_in(list(agent.stream(_asking("hello"), _thread("s"), stream_mode=mode)), f"by stream, mode {mode}")
-        agent = build(ScriptedModel(HARMFUL_TURN), [], watchman(), _saver())
-        left = [item async for item in agent.astream(_asking("hello"), _thread("a"), stream_mode=mode)]
-        not_in(left, f"by astream, mode {mode}")
-    for version in ("v1", "v2"):
-        agent = build(ScriptedModel(HARMFUL_TURN), [], watchman(), _saver())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            left = [event async for event in agent.astream_events(_asking("hello"), _thread("e"), version=version)]
-        not_in(left, f"by astream_events {version}")
+        not_in(await run(agent, _asking("hello"), _thread("t")), f"by {exit_}")
 
 
 async def harmless_answers_still_stream(build: BuildAgent) -> None:
@@ -142,6 +132,10 @@ async def tool_did_not_run(build: BuildAgent) -> None:
         require(bool(state["messages"][-1].text.strip()), f"{name}: the agent gave no answer")
         errors = [m for m in state["messages"] if m.type == "tool" and m.status == "error"]
         require(done == ["alice"] or not errors, f"{name}: a harmless sibling call was not made")
+        not_in(state, f"in the state that {name} returns, as a blocked call's arguments")
+    for exit_, run in AGENT_EXITS.items():
+        agent = build(ScriptedModel(calling(FORBIDDEN, "alice"), _DONE), [mail_tool([])], watchman(), _saver())
+        not_in(await run(agent, _asking("Write"), _thread("t")), f"by {exit_}, as a blocked call's arguments")
 
 
 async def poisoned_output_never_reaches_the_model(build: BuildAgent) -> None:
@@ -151,10 +145,9 @@ async def poisoned_output_never_reaches_the_model(build: BuildAgent) -> None:
         state = await _run(build(model, [mail_tool([])], watchman(), _saver()), name, "Write", _thread("t"))
         not_in(model.asked, f"to the model, under {name}")
         not_in(state, f"in the state that {name} returns")
-    for mode in STREAM_MODES:
+    for exit_, run in AGENT_EXITS.items():
         agent = build(ScriptedModel(calling(POISON), _DONE), [mail_tool([])], watchman(), _saver())
-        left = [item async for item in agent.astream(_asking("Write"), _thread("a"), stream_mode=mode)]
-        not_in(left, f"by astream, mode {mode}")
+        not_in(await run(agent, _asking("Write"), _thread("t")), f"by {exit_}")
 
 
 async def an_old_block_does_not_block_later_turns(build: BuildAgent) -> None:
@@ -164,6 +157,17 @@ async def an_old_block_does_not_block_later_turns(build: BuildAgent) -> None:
     await _run(agent, "ainvoke", f"Tell me about {FORBIDDEN}", _thread("t"))
     state = await _run(agent, "ainvoke", "How are you?", _thread("t"))
     require(state["messages"][-1].text == "".join(HARMLESS_TURN), "a later harmless turn was not answered")
+
+
+async def a_blocked_turn_reaches_no_later_call(build: BuildAgent) -> None:
+    """The model never reads a blocked user turn, in the history of a later turn neither."""
+    for name in ("invoke", "ainvoke"):
+        model = ScriptedModel(HARMLESS_TURN)
+        agent = build(model, [], watchman(), _saver())
+        await _run(agent, name, f"Tell me about {FORBIDDEN}", _thread("t"))
+        state = await _run(agent, name, "How are you?", _thread("t"))
+        not_in(model.asked, f"to the model, under {name}")
+        not_in(state, f"in the state that {name} returns")
 
 
 async def _run(agent: Any, name: str, text: str, config: Any) -> Any:
@@ -181,6 +185,7 @@ AGENT_CONTRACT: Contract[BuildAgent] = {
         tool_did_not_run,
         poisoned_output_never_reaches_the_model,
         an_old_block_does_not_block_later_turns,
+        a_blocked_turn_reaches_no_later_call,
     )
 }
 """Checks for guarded agents and graphs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -109,3 +109,56 @@ EXITS: dict[str, Callable[[AnyRunnable, object], Awaitable[Left]]] = {
     "astream_log": _log,
 }
 """A name, and a function that runs a Runnable once and returns all that left it, callbacks included."""
+
+
+STREAM_MODES = ("messages", "updates", "values", "custom")
+
+AgentExit: TypeAlias = Callable[[Any, Any, Any], Awaitable[Left]]
+
+
+def _streamed(mode: str) -> AgentExit:
+    async def run(agent: Any, value: object, config: Any) -> Left:
+        return list(agent.stream(value, config, stream_mode=mode))
+
+    return run
+
+
+def _astreamed(mode: str) -> AgentExit:
+    return lambda agent, value, config: _all(agent.astream(value, config, stream_mode=mode))
+
+
+def _events(version: str) -> AgentExit:
+    async def run(agent: Any, value: object, config: Any) -> Left:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return await _all(agent.astream_events(value, config, version=version))
+
+    return run
+
+
+async def _events_v3(agent: Any, value: object, config: Any) -> Left:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            run = await agent.astream_events(value, config, version="v3")
+        except (NotImplementedError, TypeError):
+            return []  # an older LangGraph, which has no such exit
+        return await _all(run)
+
+
+async def _sync_events_v3(agent: Any, value: object, config: Any) -> Left:
+    if not hasattr(agent, "stream_events"):
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(agent.stream_events(value, config, version="v3"))
+
+
+AGENT_EXITS: dict[str, AgentExit] = {
+    **{f"stream, mode {mode}": _streamed(mode) for mode in STREAM_MODES},
+    **{f"astream, mode {mode}": _astreamed(mode) for mode in STREAM_MODES},
+    **{f"astream_events {version}": _events(version) for version in ("v1", "v2")},
+    "astream_events v3": _events_v3,
+    "stream_events v3": _sync_events_v3,
+}
+"""A name, and a function that runs a compiled graph once, with a config, and returns all that left it meanwhile."""

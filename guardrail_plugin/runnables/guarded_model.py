@@ -1,0 +1,293 @@
+"""``GuardedChatModel``: a chat model whose answers are held back until they are judged, wherever they are listened to.
+
+Callbacks, ``astream_events``, LangGraph's ``stream_mode="messages"`` and its v3 events all hear this model, which
+says only what was released; the model inside runs unheard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeAlias
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, BaseMessage, message_chunk_to_message
+from langchain_core.messages.ai import AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config
+from pydantic import ConfigDict, Field, SkipValidation
+from typing_extensions import override
+
+from guardrail_plugin.core.errors import InputError
+from guardrail_plugin.flow import Allowed, Edited, Outcome
+from guardrail_plugin.runnables import detached
+from guardrail_plugin.runnables.answers import Asked
+from guardrail_plugin.runnables.blocks import client_calls
+from guardrail_plugin.runnables.model_chunks import Orders, as_message, ateed, generation, teed
+from guardrail_plugin.runnables.output_stage import OutputStage
+from guardrail_plugin.runnables.parents import aunder_model, under_model
+from guardrail_plugin.runnables.streams import closing, joined
+from guardrail_plugin.runnables.tool_stage import ToolStage
+from guardrail_plugin.runnables.views import read_input
+from guardrail_plugin.runnables.withheld import withhold
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one answer ended. ``repr`` shows no text.
+
+    Attributes:
+        message_id: the id that the answer has, whatever became of it.
+        instead: what belongs into histories in place of the answer; ``None``: the answer itself.
+        original: the answer as the model gave it, where a person edited or put off the decision.
+        text: what was let out: the answer's text, or the end of it that stands in for the rest.
+    """
+
+    outcome: Outcome
+    message_id: str | None
+    instead: AIMessage | None = field(default=None, repr=False)
+    original: AIMessage | None = field(default=None, repr=False)
+    text: str = field(default="", repr=False)
+
+    def made(self, message: AIMessage) -> bool:
+        """Tell whether a message is this answer. Under LangChain's v3 events it has the id of an outer run."""
+        if message.id == self.message_id:
+            return True
+        said = message.text
+        return bool(self.text) and (said == self.text or (self.instead is not None and said.endswith(self.text)))
+
+
+OnEnded: TypeAlias = Callable[[Ended], None]
+
+
+class GuardedChatModel(BaseChatModel):
+    """A chat model behind an output rail. Made by ``guard_model()`` and by agent middleware. Immutable.
+
+    ``bind_tools`` binds the model inside and returns another guarded model. ``with_structured_output`` goes through
+    tool calls, whatever the model inside can do besides.
+
+    Does not: judge what the model is asked, or stop handlers that belong to the model inside (its own ``callbacks``).
+
+    Attributes:
+        inner: the model, or one with tools and settings bound.
+        stage: the output rail.
+        calls: judges tool calls one by one, and withholds those that are blocked; ``None``: a blocked call blocks the
+            answer.
+        listeners: told how each answer ended.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    inner: Annotated[Runnable[LanguageModelInput, Any], SkipValidation] = Field(exclude=True, repr=False)
+    stage: Annotated[OutputStage, SkipValidation] = Field(exclude=True, repr=False)
+    calls: Annotated[ToolStage | None, SkipValidation] = Field(default=None, exclude=True, repr=False)
+    listeners: tuple[OnEnded, ...] = Field(default=(), exclude=True, repr=False)
+    context_turns: int = 6
+
+    def __init__(
+        self,
+        *,
+        inner: Runnable[LanguageModelInput, Any],
+        stage: OutputStage,
+        calls: ToolStage | None = None,
+        listeners: tuple[OnEnded, ...] = (),
+        context_turns: int = 6,
+    ) -> None:
+        # cache=False: the model inside caches, and knows the tools that are bound to it.
+        given = {"inner": inner, "stage": stage, "calls": calls, "listeners": listeners, "context_turns": context_turns}
+        super().__init__(**given, cache=False, profile=getattr(_model_in(inner), "profile", None))
+
+    @property
+    def model_name(self) -> str | None:
+        """The name of the model inside, for those who ask a model what it can do."""
+        model = _model_in(self.inner)
+        names = (getattr(model, key, None) for key in ("model_name", "model", "model_id"))
+        return next((name for name in names if isinstance(name, str)), None)
+
+    @property
+    @override
+    def _llm_type(self) -> str:
+        model = _model_in(self.inner)
+        return model._llm_type if isinstance(model, BaseChatModel) else "guarded"
+
+    @property
+    @override
+    def _serialized(self) -> dict[str, Any]:
+        # Traces quote it with every call, and LangChain would make it anew for every copy.
+        return {"lc": 1, "type": "not_implemented", "id": self.lc_id(), "name": self.get_name()}
+
+    @override
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        model = _model_in(self.inner)
+        if isinstance(model, BaseChatModel):
+            return model._get_ls_params(stop=stop, **kwargs)
+        return super()._get_ls_params(stop=stop, **kwargs)
+
+    @override
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """Bind tools to the model inside."""
+        bind = getattr(self.inner, "bind_tools", None)
+        if bind is None:
+            raise NotImplementedError(f"{self.inner.get_name()} takes no tools, or has some bound already")
+        return self.model_copy(update={"inner": bind(tools, **kwargs)})
+
+    @override
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        ended: list[Ended] = []
+        message = BaseChatModel.invoke(self._heard_by(ended), input, config, stop=stop, **kwargs)
+        return _for_history(message, ended)
+
+    @override
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        ended: list[Ended] = []
+        message = await BaseChatModel.ainvoke(self._heard_by(ended), input, config, stop=stop, **kwargs)
+        return _for_history(message, ended)
+
+    def _heard_by(self, ended: list[Ended]) -> GuardedChatModel:
+        return self.model_copy(update={"listeners": (*self.listeners, ended.append)})
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        parent = under_model(run_manager)
+        answer = as_message(detached.invoke(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs)))
+        [outcome] = self.stage.judge([answer], [self._asked(messages)], [parent])
+        ordered = client_calls(answer) if self.calls is not None and isinstance(outcome, Allowed) else []
+        if self.calls is not None and ordered:
+            answer = withhold(answer, self.calls.ordered(ordered, parent))
+        return self._result(answer, outcome)
+
+    @override
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        """Cancellation: passes to the model inside and to the guardian."""
+        parent = aunder_model(run_manager)
+        said = await detached.ainvoke(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs))
+        answer = as_message(said)
+        [outcome] = await self.stage.ajudge([answer], [self._asked(messages)], [parent])
+        ordered = client_calls(answer) if self.calls is not None and isinstance(outcome, Allowed) else []
+        if self.calls is not None and ordered:
+            answer = withhold(answer, await self.calls.aordered(ordered, parent))
+        return self._result(answer, outcome)
+
+    @override
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        parent = under_model(run_manager)
+        seen: list[AIMessageChunk] = []
+        source = detached.stream(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs))
+        kept = Orders(self.calls)
+        for chunk in self.stage.stream(
+            teed(source, seen), self._asked(messages), parent, on_end=lambda *how: self._tell(seen, *how)
+        ):
+            if not kept.keeps(chunk):
+                yield generation(chunk)
+        if self.calls is not None and kept.calls:
+            kept.withhold(self.calls.ordered(kept.calls, parent))
+        yield from map(generation, kept.chunks)
+
+    @override
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        """Cancellation: passes to the model inside and to the guardian; nothing is left running."""
+        parent = aunder_model(run_manager)
+        seen: list[AIMessageChunk] = []
+        source = detached.astream(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs))
+        kept = Orders(self.calls)
+        checked = self.stage.astream(
+            ateed(source, seen), self._asked(messages), parent, on_end=lambda *how: self._tell(seen, *how)
+        )
+        async with closing(checked) as chunks:
+            async for chunk in chunks:
+                if not kept.keeps(chunk):
+                    yield generation(chunk)
+        if self.calls is not None and kept.calls:
+            kept.withhold(await self.calls.aordered(kept.calls, parent))
+        for chunk in kept.chunks:
+            yield generation(chunk)
+
+    def _asked(self, messages: Sequence[BaseMessage]) -> Asked:
+        try:
+            subject = read_input(messages, context_turns=self.context_turns)
+        except InputError:
+            return Asked()
+        return Asked(getattr(subject, "text", None), getattr(subject, "context", ()))
+
+    def _tell(self, seen: Sequence[AIMessageChunk], outcome: Outcome, message_id: str | None) -> None:
+        """Tell the listeners how a stream ended."""
+        instead = original = None
+        if not isinstance(outcome, Allowed):
+            instead = as_message(self.stage.passed(AIMessage("", id=message_id), outcome))
+        if isinstance(outcome, Edited) and seen:
+            original = as_message(message_chunk_to_message(joined(seen)))
+        text = instead.text if instead is not None else "".join(chunk.text for chunk in seen)
+        for listener in self.listeners:
+            listener(Ended(outcome, message_id, instead, original, text))
+
+    def _result(self, answer: AIMessage, outcome: Outcome) -> ChatResult:
+        """Return a whole answer's result, and tell the listeners."""
+        passed = as_message(self.stage.passed(answer, outcome))
+        changed = not isinstance(outcome, Allowed)
+        if changed:
+            # The call was made and is to be paid for, whatever became of the answer.
+            passed.usage_metadata = answer.usage_metadata
+        original = answer if isinstance(outcome, Edited) else None
+        for listener in self.listeners:
+            listener(Ended(outcome, answer.id, passed if changed else None, original, passed.text))
+        return ChatResult(generations=[ChatGeneration(message=passed)])
+
+
+def _model_in(runnable: object) -> object:
+    """Return the model inside bindings."""
+    while not isinstance(runnable, BaseChatModel) and hasattr(runnable, "bound"):
+        runnable = runnable.bound
+    return runnable
+
+
+def _with(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    return kwargs if stop is None else {**kwargs, "stop": stop}
+
+
+def _for_history(message: AIMessage, ended: Sequence[Ended]) -> AIMessage:
+    """Return what stands in for a blocked answer without the windows of it that had left as a stream."""
+    instead = ended[-1].instead if ended else None
+    if instead is None:
+        return message
+    return instead.model_copy(update={"id": message.id, "usage_metadata": message.usage_metadata})

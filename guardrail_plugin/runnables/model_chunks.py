@@ -1,0 +1,105 @@
+"""The chunks of a guarded model's answer: read from any model, kept where calls are judged, yielded as models do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import AIMessageChunk
+from langchain_core.messages.tool import ToolCallChunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from guardrail_plugin.core.errors import InputError
+from guardrail_plugin.flow import Outcome
+from guardrail_plugin.runnables.blocks import as_json, client_calls, part_of
+from guardrail_plugin.runnables.streams import closing, joined
+from guardrail_plugin.runnables.tool_stage import ToolStage
+from guardrail_plugin.runnables.withheld import withhold
+
+
+class Orders:
+    """The end of an answer's stream, from its first tool call on, which is kept until the calls are judged.
+
+    Nothing of it comes before the whole answer has been judged: ``HoldBack`` sees to that.
+    """
+
+    def __init__(self, calls: ToolStage | None) -> None:
+        self.chunks: list[AIMessageChunk] = []
+        self._on = calls is not None
+
+    def keeps(self, chunk: object) -> bool:
+        """Keep the chunk if it belongs to the end."""
+        if not self._on or not isinstance(chunk, AIMessageChunk) or not (self.chunks or part_of(chunk).acts):
+            return False
+        self.chunks.append(chunk)
+        return True
+
+    @property
+    def calls(self) -> list[tuple[str, object]]:
+        """What is ordered."""
+        return client_calls(joined(self.chunks)) if self.chunks else []
+
+    def withhold(self, outcomes: Sequence[Outcome]) -> None:
+        """Take out what was blocked."""
+        whole = joined(self.chunks)
+        marked = withhold(whole, outcomes)
+        if marked is not whole:
+            self.chunks = [marked]
+
+
+def teed(source: Iterator[object], seen: list[AIMessageChunk]) -> Iterator[object]:
+    """Pass chunks on and keep them. Closing it closes the source."""
+    try:
+        for message in source:
+            chunk = as_chunk(message)
+            seen.append(chunk)
+            yield chunk
+    finally:
+        source.close()  # type: ignore[attr-defined]
+
+
+async def ateed(source: AsyncIterator[object], seen: list[AIMessageChunk]) -> AsyncIterator[object]:
+    """Like ``teed``. Cancellation: closes the source, then passes."""
+    async with closing(source) as messages:
+        async for message in messages:
+            chunk = as_chunk(message)
+            seen.append(chunk)
+            yield chunk
+
+
+def as_chunk(message: object) -> AIMessageChunk:
+    """Return a chunk: models that cannot stream give one whole message.
+
+    Raises:
+        InputError: it is no message of a model.
+    """
+    if isinstance(message, AIMessageChunk):
+        return message
+    if not isinstance(message, AIMessage):
+        raise InputError(f"a chat model answered with a {type(message).__name__}")
+    fields = {name: getattr(message, name) for name in AIMessage.model_fields if name != "type"}
+    calls = [
+        ToolCallChunk(type="tool_call_chunk", name=call["name"], args=_raw(call["args"]), id=call["id"], index=index)
+        for index, call in enumerate((*message.tool_calls, *message.invalid_tool_calls))
+    ]
+    return AIMessageChunk(**fields, tool_call_chunks=calls, chunk_position="last")
+
+
+def _raw(arguments: object) -> str:
+    return arguments if isinstance(arguments, str) else as_json(arguments)
+
+
+def as_message(message: object) -> AIMessage:
+    """Return a model's message.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(message, AIMessage):
+        raise InputError(f"a chat model answered with a {type(message).__name__}")
+    return message
+
+
+def generation(chunk: object) -> ChatGenerationChunk:
+    """Wrap a chunk as chat models yield it."""
+    return ChatGenerationChunk(message=as_chunk(chunk))

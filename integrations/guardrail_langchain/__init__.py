@@ -1,0 +1,16 @@
+"""Guardrails for LangChain agents and LangGraph graphs.
+
+    from guardrail_langchain import GuardrailMiddleware
+
+    agent = create_agent(model, tools, middleware=[GuardrailMiddleware(guardian=guardian)])
+
+``GuardrailMiddleware`` puts all rails around an agent. Graphs made by hand put ``guardrail_node`` before the model,
+``guardrail_plugin.guard_model`` around it and ``guardrail_plugin.guard_tool`` around each tool.
+"""
+
+from guardrail_langchain.held import held_messages
+from guardrail_langchain.middleware import GuardrailMiddleware
+from guardrail_langchain.node import guardrail_node
+from guardrail_langchain.settings import AgentRail, GuardrailOverrides
+
+__all__ = ["AgentRail", "GuardrailMiddleware", "GuardrailOverrides", "guardrail_node", "held_messages"]

@@ -1,0 +1,132 @@
+"""One model call of an agent: put the output rail around the model, and see that nothing gets past it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
+from langchain.agents.structured_output import AutoStrategy, ToolStrategy
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables.config import ensure_config
+from langgraph.types import Command
+
+from guardrail_langchain.held import WAITING, Held, entry
+from guardrail_langchain.settings import Settings
+from guardrail_plugin import Check, Verdict
+from guardrail_plugin.flow import Edited, OnEscalate, Outcome
+from guardrail_plugin.runnables import Asked, Ended, GuardedChatModel, InputStage, aunder_config, under_config
+
+
+class ModelCall:
+    """The output rail of one call. Made for one ``wrap_model_call``.
+
+    Attributes:
+        request: the request with the guarded model in it.
+    """
+
+    def __init__(self, request: ModelRequest[Any], settings: Settings, *, by: str) -> None:
+        self._by = by
+        self._ended: list[Ended] = []
+        structured = structured_names(request.response_format)
+        # A structured answer is parsed in the same step that would have to be paused.
+        waits = settings.on_escalate is None and request.response_format is None
+        ask: OnEscalate | None = _put_aside if waits else None
+        self._stage = settings.output_stage(ask, structured=structured)
+        self._input: InputStage = settings.input_stage(None)
+        model = GuardedChatModel(
+            inner=request.model,
+            stage=self._stage,
+            calls=settings.tool_stage(_put_aside, structured=structured) if "tools" in settings.rails else None,
+            listeners=(self._ended.append,),
+            context_turns=settings.context_turns,
+        )
+        self._messages = request.messages
+        self.request = request.override(model=model)
+
+    @property
+    def blocked(self) -> ModelResponse[Any] | None:
+        """What answers if the model's answer was blocked and nothing could be made of what stands in for it."""
+        instead = self._ended[-1].instead if self._ended else None
+        return None if instead is None else ModelResponse(result=[instead])
+
+    def finish(self, response: ModelResponse[Any]) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        """Return the response with the safe message under each blocked one's id."""
+        strange = self._strange(response)
+        outcomes: list[Outcome] = []
+        if strange:
+            outcomes = self._stage.judge(strange, [self._asked()] * len(strange), [under_config(ensure_config())])
+        return self._settled(response, strange, outcomes)
+
+    async def afinish(self, response: ModelResponse[Any]) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        """Like ``finish``. Cancellation: passes to the guardian."""
+        strange = self._strange(response)
+        outcomes: list[Outcome] = []
+        if strange:
+            asked = [self._asked()] * len(strange)
+            outcomes = await self._stage.ajudge(strange, asked, [aunder_config(ensure_config())])
+        return self._settled(response, strange, outcomes)
+
+    def _asked(self) -> Asked:
+        return self._input.asked(self._messages)
+
+    def _strange(self, response: ModelResponse[Any]) -> list[AIMessage]:
+        """Return answers that did not come from the guarded model: another middleware made or replaced them."""
+        return [said for said in response.result if isinstance(said, AIMessage) and self._end_of(said) is None]
+
+    def _end_of(self, message: BaseMessage) -> Ended | None:
+        ends = (end for end in reversed(self._ended) if isinstance(message, AIMessage) and end.made(message))
+        return next(ends, None)
+
+    def _held(self, message: BaseMessage, end: Ended | None) -> tuple[str, Held]:
+        if end is None or end.original is None or end.outcome.verdict is None:
+            raise AssertionError("asked only about what waits")
+        message.id = message.id or str(uuid4())
+        original = end.original.model_copy(update={"id": message.id, "name": message.name})
+        return message.id, entry(original, end.outcome.verdict, by=self._by)
+
+    def _settled(
+        self, response: ModelResponse[Any], strange: list[AIMessage], outcomes: list[Outcome]
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        judged: dict[int, Ended] = {}
+        for message, outcome in zip(strange, outcomes, strict=True):
+            passed = self._stage.passed(message, outcome)
+            instead = passed if isinstance(passed, AIMessage) and passed is not message else None
+            original = message if isinstance(outcome, Edited) else None
+            judged[id(message)] = Ended(outcome, message.id, instead, original)
+        ends = [judged.get(id(message)) or self._end_of(message) for message in response.result]
+        result = [_instead(message, end) for message, end in zip(response.result, ends, strict=True)]
+        changed = any(new is not old for new, old in zip(result, response.result, strict=True))
+        held = dict(self._held(message, end) for message, end in zip(result, ends, strict=True) if _waits(message, end))
+        kept = None if changed and strange else response.structured_response
+        response = ModelResponse(result=result, structured_response=kept)
+        if not held:
+            return response
+        return ExtendedModelResponse(model_response=response, command=Command(update={"guardrail_held": held}))
+
+
+def _waits(message: BaseMessage, end: Ended | None) -> bool:
+    waits = end is not None and end.original is not None and end.outcome.verdict is not None
+    return waits and message.text == WAITING
+
+
+def structured_names(given: object) -> frozenset[str]:
+    """Return the names of tools that are forms for a structured answer."""
+    if isinstance(given, AutoStrategy):
+        given = ToolStrategy(schema=given.schema)
+    return frozenset(spec.name for spec in given.schema_specs) if isinstance(given, ToolStrategy) else frozenset()
+
+
+def _instead(message: BaseMessage, end: Ended | None) -> BaseMessage:
+    if end is None or end.instead is None or not isinstance(message, AIMessage):
+        return message
+    if message.response_metadata.get("guardrail") == end.instead.response_metadata.get("guardrail"):
+        return message  # it has been replaced where the model was called
+    return end.instead.model_copy(
+        update={"id": message.id, "name": message.name, "usage_metadata": message.usage_metadata}
+    )
+
+
+def _put_aside(verdict: Verdict, check: Check) -> str:
+    """Answer for the person who is asked in a step of its own."""
+    return WAITING

@@ -1,0 +1,103 @@
+"""Which user turns are new, and what becomes of those that were judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
+
+from guardrail_plugin.flow import Blocked, Edited, Failed, Outcome
+from guardrail_plugin.runnables import InputStage, latest_turn
+
+WITHHELD = "[This message was withheld by a safety check.]"
+"""Stands where a blocked user message stood, so that no later model call reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One user turn: the messages before its end, and which of them are the user's."""
+
+    stop: int
+    users: tuple[int, ...]
+
+
+def new_turns(messages: Sequence[BaseMessage], judged: Sequence[str]) -> list[Turn]:
+    """Return the turns that have not been judged, oldest first.
+
+    The first time it is the latest turn alone: what stands before it is the caller's history, and informs the
+    verdict. Later it is every turn with a message that was not there, or that was changed under its id.
+    """
+    turns: list[Turn] = []
+    end = len(messages)
+    while end:
+        start, stop, users = latest_turn(messages[:end])
+        if not users:
+            break
+        turns.insert(0, Turn(stop, tuple(users)))
+        if not judged:
+            break
+        end = start
+    if not judged:
+        return turns
+    known = set(judged)
+    return [turn for turn in turns if any(_print(messages[index]) not in known for index in turn.users)]
+
+
+def prints(messages: Sequence[BaseMessage]) -> list[str]:
+    """Return a fingerprint of each user message; nothing can be read from it."""
+    return [_print(message) for message in messages if message.type not in ("ai", "system", "tool", "function")]
+
+
+def _print(message: BaseMessage) -> str:
+    return hashlib.sha256(f"{message.id}\0{message.content!r}".encode()).hexdigest()[:16]
+
+
+def written(messages: Sequence[BaseMessage], turns: Sequence[Turn], outcomes: Sequence[Outcome]) -> list[BaseMessage]:
+    """Return the messages with which judged turns are replaced, by their ids; none where all goes on as it is.
+
+    Raises:
+        GuardrailError: an outcome is ``Failed``.
+    """
+    out: list[BaseMessage] = []
+    for turn, outcome in zip(turns, outcomes, strict=True):
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        if isinstance(outcome, Blocked):
+            out += [_with_text(messages[index], WITHHELD) for index in turn.users]
+        elif isinstance(outcome, Edited):
+            *others, last = turn.users
+            out += [RemoveMessage(id=messages[index].id or "") for index in others]
+            out.append(_with_text(messages[last], outcome.text))
+    return out
+
+
+def answer(stage: InputStage, outcomes: Sequence[Outcome]) -> AIMessage | None:
+    """Return the safeguard response, if a turn was blocked."""
+    blocked = next((outcome for outcome in reversed(outcomes) if isinstance(outcome, Blocked)), None)
+    said = stage.instead(blocked) if blocked is not None else None
+    return said if isinstance(said, AIMessage) else None
+
+
+def brought_outputs(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """Return tool outputs that the caller brought: those after the model's last answer."""
+    found: list[ToolMessage] = []
+    for message in reversed(messages):
+        if isinstance(message, AIMessage):
+            break
+        if isinstance(message, ToolMessage):
+            found.insert(0, message)
+    return found
+
+
+def _with_text(message: BaseMessage, text: str) -> BaseMessage:
+    return message.model_copy(update={"content": text, "additional_kwargs": {}})
+
+
+def after(messages: Sequence[BaseMessage], changes: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages as they are once the changes are applied."""
+    by_id: dict[str | None, Any] = {change.id: change for change in changes}
+    kept = [by_id.get(message.id, message) for message in messages]
+    return [message for message in kept if not isinstance(message, RemoveMessage)]
