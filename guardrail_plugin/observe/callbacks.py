@@ -1,0 +1,78 @@
+"""Observe ``guard()``: the rails' own runs, as LangChain callbacks tell of them, become records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from guardrail_plugin.core.errors import BlockedError
+from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.observe.event import Observer, RailEvent
+
+_PREFIX = "guardrail."
+
+
+class ObserverCallback(BaseCallbackHandler):
+    """Pass to a guarded Runnable: ``safe.invoke(x, config={"callbacks": [ObserverCallback(observer)]})``.
+
+    Does not: see text, so that audit lines made this way have no hash.
+    """
+
+    run_inline = True  # in async calls: a thread per rail would cost more than the record
+
+    def __init__(
+        self, observer: Observer, *, policy: Policy | None = None, request_id: str = "", caller: str = ""
+    ) -> None:
+        """Build it; the policy is only for what ``on_failure`` the records name."""
+        self._observer = observer
+        self._on_failure = (policy or Policy()).on_failure
+        self._request_id = request_id
+        self._caller = caller
+        self._started: dict[UUID, tuple[str, float]] = {}
+
+    def on_chain_start(
+        self, serialized: dict[str, Any], inputs: dict[str, Any], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """Note when a rail begins."""
+        name = kwargs.get("name")
+        if isinstance(name, str) and name.startswith(_PREFIX):
+            self._started[run_id] = (name.removeprefix(_PREFIX), monotonic())
+
+    def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
+        """Tell of a rail's decision."""
+        begun = self._started.pop(run_id, None)
+        if begun is not None and isinstance(outputs, Mapping) and "action" in outputs:
+            self._observer.rail(self._event(outputs, rail=begun[0], seconds=monotonic() - begun[1]))
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Tell of a rail that raised: nothing went on."""
+        begun = self._started.pop(run_id, None)
+        if begun is not None:
+            name = None if isinstance(error, BlockedError) else type(error).__name__
+            fields = {"action": "block", "error": name}
+            self._observer.rail(self._event(fields, rail=begun[0], seconds=monotonic() - begun[1]))
+
+    def _event(self, told: Mapping[str, Any], *, rail: str, seconds: float) -> RailEvent:
+        return RailEvent(
+            rail=str(told.get("rail", rail)),
+            action=str(told["action"]),
+            policy_version=str(told.get("policy_version", "")),
+            on_failure=self._on_failure,
+            seconds=seconds,
+            harmful=told.get("harmful"),
+            risk=told.get("risk"),
+            hazard=told.get("hazard"),
+            hazards=told.get("hazards") or {},
+            guardian_id=told.get("guardian_id"),
+            guardian_seconds=told.get("seconds"),
+            windows=int(told.get("windows") or 0),
+            truncated=bool(told.get("truncated")),
+            error=told.get("error"),
+            released_characters=int(told.get("released_characters") or 0),
+            request_id=self._request_id,
+            caller=self._caller,
+        )

@@ -1,0 +1,133 @@
+"""The policy that is in force: fixed, or a file that is read again whenever it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from guardrail_plugin import MLCOMMONS, ConfigError, MissingDependencyError, Policy, Taxonomy
+
+logger = logging.getLogger("guardrail_plugin.policy")
+
+_DEBOUNCE_MS = 200
+"""Editors write a file in several steps; a change is read once these are over."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What is in force.
+
+    Attributes:
+        policy: the last one that could be read.
+        sha256: of the file's bytes, first 12 hex digits; empty without a file.
+        reloads: how often a changed file has taken force.
+        error: why the file, as it is now, is not in force; ``None``: it is.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    sha256: str = ""
+    reloads: int = 0
+    error: str | None = None
+
+
+class PolicySource:
+    """Hands out the policy in force. Readers take ``policy`` once per request: it is swapped whole.
+
+    A file that cannot be read, is not TOML or breaks a rule changes nothing: the policy before it stays in force, and
+    ``state.error`` and the log say so until the file is sound again.
+
+    Raises:
+        ConfigError: at construction, the file is not sound.
+    """
+
+    def __init__(
+        self,
+        source: Policy | Path | None = None,
+        *,
+        taxonomy: Taxonomy = MLCOMMONS,
+        on_change: Callable[[PolicyState], None] | None = None,
+    ) -> None:
+        self.path = source if isinstance(source, Path) else None
+        self._taxonomy = taxonomy
+        self._on_change = on_change
+        if self.path is None:
+            self.state = PolicyState(source if isinstance(source, Policy) else Policy())
+        else:
+            policy, digest = self._read(self.path)
+            self.state = PolicyState(policy, digest)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.state.policy
+
+    def reload(self) -> bool:
+        """Read the file again. Returns whether another policy is in force now. Never raises for the file's sake."""
+        if self.path is None:
+            return False
+        before = self.state
+        try:
+            policy, digest = self._read(self.path)
+        except ConfigError as error:
+            if str(error) != before.error:
+                logger.error("the policy file was not taken, the one before it stays in force: %s", error)
+                self._swap(PolicyState(before.policy, before.sha256, before.reloads, str(error)))
+            return False
+        if digest == before.sha256 and before.error is None:
+            return False
+        changed = digest != before.sha256
+        self._swap(PolicyState(policy, digest, before.reloads + changed))
+        logger.info("policy %s (%s) is in force", policy.version, digest)
+        return changed
+
+    async def watch(self, changes: AsyncIterable[object] | None = None) -> None:
+        """Reload whenever the file changes, until cancelled. Returns at once where there is no file.
+
+        The folder is watched, not the file: editors and Kubernetes replace files.
+
+        Args:
+            changes: what tells of changes; ``None``: the file system.
+
+        Raises:
+            MissingDependencyError: ``watchfiles`` is not installed.
+        """
+        if self.path is None:
+            return
+        async for _ in changes if changes is not None else _changes(self.path.resolve().parent, self.path.parent):
+            await asyncio.to_thread(self.reload)
+
+    def _swap(self, state: PolicyState) -> None:
+        self.state = state
+        if self._on_change is not None:
+            self._on_change(state)
+
+    def _read(self, path: Path) -> tuple[Policy, str]:
+        try:
+            content = path.read_bytes()
+            text = content.decode("utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read the policy file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"the policy file {path} is not UTF-8") from None
+        return Policy.from_toml(text, taxonomy=self._taxonomy), sha256(content).hexdigest()[:12]
+
+
+def _changes(*folders: Path) -> AsyncIterable[object]:
+    try:
+        from watchfiles import awatch
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "watchfiles", extra="fastapi") from None
+    # The folders of a link and of its target: either may be what changes.
+    return awatch(*dict.fromkeys(folders), debounce=_DEBOUNCE_MS, recursive=False)
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a background task and await its end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

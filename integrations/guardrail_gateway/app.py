@@ -1,0 +1,154 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from guardrail_fastapi import GuardrailService, open_service
+from guardrail_gateway.chat import chat
+from guardrail_gateway.gateway import Gateway
+from guardrail_gateway.intake import Intake
+from guardrail_gateway.limits import Limits
+from guardrail_gateway.moderations import moderations
+from guardrail_gateway.notes import note_of
+from guardrail_gateway.problems import Problem
+from guardrail_gateway.responses import responses
+from guardrail_gateway.settings import GatewaySettings
+from guardrail_gateway.status import healthz, metrics, models, readyz
+from guardrail_gateway.upstream import Upstream
+from guardrail_plugin import ConfigError, Policy
+from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.observe import Observer
+from guardrail_plugin.observe.prometheus import PrometheusMetrics
+
+
+def create_app(
+    settings: GatewaySettings | None = None,
+    *,
+    guardian: GuardianProtocol | str | Path | None = None,
+    policy: Policy | str | Path | None = None,
+    upstream: Upstream | None = None,
+    devices: Sequence[str] | None = None,
+    observers: Iterable[Observer] = (),
+    pages: Sequence[BaseRoute] = (),
+    warm_up: bool = True,
+) -> Starlette:
+    """Return the gateway as an application for any ASGI server; ``serve`` runs it on one that is set up for it.
+
+    Args:
+        guardian: who judges; or a folder or hub id; ``None``: the embedded one.
+        policy: a policy, or the path of a file, which is watched.
+        upstream: the model behind; ``None``: what ``settings.upstream`` says.
+        devices: of the pool that the guardian and the embedded model run on.
+        observers: who is told of decisions and requests, besides ``/metrics``.
+        pages: more routes, behind the same keys and limits.
+
+    Raises:
+        ConfigError: a page takes a path of the gateway's own.
+    """
+    settings = settings or GatewaySettings()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
+        metrics = PrometheusMetrics()
+        async with open_service(
+            guardian=guardian,
+            policy=policy,
+            devices=devices,
+            observers=(metrics, *observers),
+            warm_up=warm_up,
+            on_policy=lambda state: metrics.policy(current=state.error is None, reloads=state.reloads),
+        ) as service:
+            behind = upstream or await _upstream(settings, service)
+            try:
+                yield _state(Gateway(settings, service, behind, Limits(settings), metrics))
+            finally:
+                await behind.aclose()
+
+    return Starlette(
+        routes=_routes(pages),
+        lifespan=lifespan,
+        middleware=[*_cors(settings), Middleware(Intake)],
+        exception_handlers={Problem: _told, HTTPException: _not_here},
+    )
+
+
+def _state(gateway: Gateway) -> dict[str, object]:
+    metrics, pool = gateway.metrics, gateway.service.pool
+    if pool is not None:
+        metrics.watch_pool(pool.stats)
+    limits = gateway.limits
+    metrics.gauge("guardrail_gateway_running", "Requests in progress.", lambda: limits.running)
+    metrics.gauge("guardrail_gateway_refused", "Requests refused by limits, so far.", lambda: limits.refused)
+    return {"gateway": gateway, "guardrail": gateway.service}
+
+
+def _routes(pages: Sequence[BaseRoute]) -> list[BaseRoute]:
+    own = [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/responses", responses, methods=["POST"]),
+        Route("/v1/moderations", moderations, methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+    ]
+    taken = {route.path for route in own}
+    for page in pages:
+        if isinstance(page, Route) and page.path in taken:
+            raise ConfigError(f"{page.path} is the gateway's own")
+    return [*own, *pages]
+
+
+async def _upstream(settings: GatewaySettings, service: GuardrailService) -> Upstream:
+    if settings.upstream is not None:
+        from guardrail_gateway.upstream.http import HttpUpstream
+
+        return HttpUpstream(settings)
+    import anyio.to_thread
+
+    from guardrail_gateway.upstream.embedded import EmbeddedUpstream
+    from guardrail_plugin.pool.default import default_pool
+
+    return await anyio.to_thread.run_sync(EmbeddedUpstream, service.pool or default_pool())
+
+
+def _cors(settings: GatewaySettings) -> list[Middleware]:
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-guardrail-verdict", "x-request-id", "retry-after"],
+        )
+    ]
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    if not isinstance(error, Problem):
+        raise error
+    note_of(request).error = error.code
+    return error.response()
+
+
+async def _not_here(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    code, message = {
+        404: ("not_found", "The gateway has no such endpoint."),
+        405: ("method_not_allowed", "The endpoint has no such method."),
+    }.get(status, ("http_error", "The request could not be served."))
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return await _told(request, Problem(status, code, message, headers=headers))

@@ -1,0 +1,163 @@
+"""From OpenAI's messages to what is judged: the latest user turn, what tools returned, and what a model answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+
+from guardrail_gateway.bodies import JsonObject, as_object
+from guardrail_plugin import Check, InputError
+from guardrail_plugin.flow import Part, Uncheckable
+from guardrail_plugin.runnables.answers import ChunkReader
+from guardrail_plugin.runnables.content import text_in
+from guardrail_plugin.runnables.views import read_input
+
+_TAIL = 64
+"""Messages that are looked at first: long histories are read from their end, until the latest turn is complete."""
+
+_PLAIN = frozenset({"role", "content"})
+_TOP = frozenset(
+    {
+        "id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings",
+        "prompt_filter_results", "provider", "prompt_token_ids", "prompt_logprobs",
+    }
+)  # fmt: skip
+_CHOICE = frozenset(
+    {
+        "index", "delta", "message", "finish_reason", "logprobs", "content_filter_results", "content_filter_offsets",
+        "native_finish_reason", "token_ids",
+    }
+)  # fmt: skip
+"""Keys in which no reader sees text of the answer. Strings under any other key are judged with it."""
+
+
+def read_question(messages: Sequence[object], *, context_turns: int) -> Check | Uncheckable | InputError:
+    """Return what the input rail judges of a conversation: the latest user turn, and some turns before it."""
+    try:
+        return read_input(tail(messages, context_turns=context_turns), context_turns=context_turns)
+    except InputError as error:
+        return error
+
+
+def tail(messages: Sequence[object], *, context_turns: int) -> Sequence[object]:
+    """Return so much of a conversation's end that its latest turn and the context before it are complete."""
+    size = _TAIL
+    while size < len(messages):
+        part = messages[-size:]
+        if _complete(part, context_turns):
+            return part
+        size *= 8
+    return messages
+
+
+def _complete(part: Sequence[object], context_turns: int) -> bool:
+    roles = [as_object(message).get("role") for message in part]
+    if "user" not in roles:
+        return False
+    before = roles[: len(roles) - roles[::-1].index("user")]
+    if "assistant" not in before:
+        return False
+    start = len(before) - before[::-1].index("assistant")
+    spoken = [m for m, role in zip(part[:start], roles, strict=False) if role in ("user", "assistant") and _said(m)]
+    return len(spoken) >= context_turns
+
+
+def _said(message: object) -> bool:
+    content = as_object(message).get("content")
+    return isinstance(content, str) and bool(content.strip())
+
+
+def read_tool_outputs(messages: Sequence[object]) -> dict[int, Check]:
+    """Return, by index, what tools returned since the model last spoke."""
+    found: dict[int, Check] = {}
+    for index in range(len(messages) - 1, -1, -1):
+        message = as_object(messages[index])
+        if message.get("role") == "assistant":
+            break
+        if message.get("role") in ("tool", "function"):
+            found[index] = Check(text_in(message.get("content")), rail="tool_output")
+    return dict(sorted(found.items()))
+
+
+def unknown_text(value: Mapping[str, object], known: frozenset[str]) -> JsonObject:
+    """Return what an object holds under keys that are not known: a rail judges what it does not know."""
+    return {key: inner for key, inner in value.items() if key not in known and inner}
+
+
+def as_message(said: Mapping[str, object], extra: Mapping[str, object]) -> str | AIMessageChunk:
+    """Return a message, or a piece of one, in the form that the library's rails read."""
+    content = said.get("content")
+    if not extra and isinstance(content, str | None) and _PLAIN.issuperset(said):
+        return content or ""
+    others = {key: value for key, value in said.items() if key not in _PLAIN and key != "tool_calls" and value}
+    if extra:
+        others["extra"] = dict(extra)
+    readable = content if isinstance(content, str | list) else ("" if content is None else json.dumps(content))
+    return AIMessageChunk(
+        content=readable, tool_call_chunks=list(_calls(said.get("tool_calls"))), additional_kwargs=others
+    )
+
+
+def _calls(calls: object) -> Iterable[ToolCallChunk]:
+    for position, given in enumerate(calls if isinstance(calls, list) else [] if calls is None else [calls]):
+        call = as_object(given)
+        function = as_object(call.get("function"))
+        rest = {key: value for key, value in call.items() if key not in ("id", "type", "index", "function")}
+        arguments = function.get("arguments")
+        text = arguments if isinstance(arguments, str) else "" if arguments is None else json.dumps(arguments)
+        if rest or not function:
+            # Custom tools and kinds to come: all that they hold is judged.
+            text += json.dumps(rest or given)
+        index, name, call_id = call.get("index"), function.get("name"), call.get("id")
+        yield tool_call_chunk(
+            name=name if isinstance(name, str) else None,
+            args=text,
+            id=call_id if isinstance(call_id, str) else None,
+            index=index if isinstance(index, int) else position,
+        )
+
+
+class ChoiceReader:
+    """Reads the chunks of one choice of a streamed completion. Made for one stream.
+
+    Attributes:
+        head: the fields that all chunks of the stream share.
+    """
+
+    def __init__(self) -> None:
+        self.head: JsonObject = {}
+        self._reader = ChunkReader()
+        self._said: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What has been read of the answer so far."""
+        return "".join(self._said)
+
+    def read(self, event: JsonObject) -> Part:
+        """Return what a chunk adds."""
+        if not self.head:
+            self.head = {key: event[key] for key in ("id", "created", "model", "system_fingerprint") if key in event}
+        choices = event.get("choices")
+        choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
+        extra = {**unknown_text(event, _TOP), **unknown_text(choice, _CHOICE)}
+        part = self._reader.read(as_message(as_object(choice.get("delta")), extra))
+        self._said.append(part.answer)
+        return part
+
+    def rest(self) -> tuple[Check, ...]:
+        """Return the checks of the tool calls that the chunks add up to."""
+        return self._reader.rest()
+
+    def nothing(self) -> Uncheckable | None:
+        """Tell that there was no text."""
+        return self._reader.nothing()
+
+
+def whole_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> str | AIMessageChunk:
+    """Return a complete choice as what the output rail judges; the first one with the answer's own unknown fields."""
+    extra = {**(unknown_text(answer, _TOP) if first else {}), **unknown_text(choice, _CHOICE)}
+    return as_message(as_object(choice.get("message")), extra)

@@ -1,0 +1,129 @@
+"""Run a gateway on uvicorn, with the limits that uvicorn itself lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from guardrail_fastapi import PolicySource
+from guardrail_gateway.app import create_app
+from guardrail_gateway.settings import GatewaySettings
+from guardrail_plugin import ConfigError, Policy
+from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.observe import Observer
+
+logger = logging.getLogger("guardrail_gateway")
+
+_MAX_HEADER_BYTES = 65_536
+_KEEP_ALIVE_S = 75
+"""Longer than clients and load balancers keep idle connections, so that they are the ones who close."""
+
+_BACKLOG = 2048
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with an end to its patience: headers must come in time, and not without end."""
+
+    header_timeout_s = 10.0
+    _deadline: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._relax()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in data; refuse headers that do not end."""
+        super().data_received(data)
+        if self._deadline is None:
+            return
+        self._header_bytes += len(data)
+        if self._header_bytes > _MAX_HEADER_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for the rest of a request's headers."""
+        self._expect()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop waiting."""
+        self._relax()
+        super().on_headers_complete()
+
+    def _expect(self) -> None:
+        self._relax()
+        self._header_bytes = 0
+        self._deadline = self.loop.call_later(self.header_timeout_s, self._refuse, b"408 Request Timeout")
+
+    def _relax(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, status: bytes) -> None:
+        self._relax()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+
+
+def server_for(app: ASGIApp, settings: GatewaySettings, *, log_config: dict[str, Any] | None = None) -> uvicorn.Server:
+    """Return a server for an application: bounded headers, no server header, no access log (it is structured here)."""
+    protocol = type("Protocol", (PatientProtocol,), {"header_timeout_s": settings.header_timeout_s})
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        log_config=log_config,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(
+    settings: GatewaySettings,
+    *,
+    guardian: GuardianProtocol | str | Path | None = None,
+    policy: Policy | Path | None = None,
+    devices: Sequence[str] | None = None,
+    observers: Iterable[Observer] = (),
+    pages: Sequence[BaseRoute] = (),
+) -> None:
+    """Run a gateway until it is told to stop (SIGINT, SIGTERM). Requests in progress get ``drain_s`` to end.
+
+    Raises:
+        ConfigError: the policy file is not sound, the port is taken, or the start failed: the log tells why.
+    """
+    if isinstance(policy, Path):
+        PolicySource(policy)  # what is wrong with it is told here, not in a traceback of the start
+    app = create_app(settings, guardian=guardian, policy=policy, devices=devices, observers=observers, pages=pages)
+    server = server_for(app, settings)
+    try:
+        server.run()
+    except SystemExit:
+        raise ConfigError(f"the gateway did not start on {settings.host}:{settings.port}; the log tells why") from None
+    if not server.started:
+        raise ConfigError("the gateway did not start; the log tells why")

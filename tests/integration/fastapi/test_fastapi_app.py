@@ -1,0 +1,273 @@
+"""Guardrails in a FastAPI application: the README's lines, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
+from pydantic import BaseModel
+
+from guardrail_fastapi import Guardrail, GuardrailMiddleware, PolicySource, guardrail, guardrail_lifespan
+from guardrail_fastapi.large_texts import LargeTexts
+from guardrail_gateway.testing import serving
+from guardrail_plugin import Check, ConfigError, GuardianError, InferencePool, PoolOverloaded, ReplicaDead
+from guardrail_plugin.flow import Blocked
+from guardrail_plugin.guardian.protocol import CheckOutcome
+from guardrail_plugin.observe import RailEvent, RequestEvent
+from guardrail_plugin.testing import ScriptedGuardian, allow_all, verdict
+
+SAFEGUARD = "I can't help with that."
+
+
+class Chat(BaseModel):
+    question: str
+
+
+def rule() -> ScriptedGuardian:
+    words = {
+        "bomb": verdict(risk=0.9, hazard="S9"),
+        "busy": PoolOverloaded("full", retry_after_s=2.2),
+        "dead": ReplicaDead("gone"),
+        "mute": GuardianError("nothing"),
+    }
+    return ScriptedGuardian(words, respond=SAFEGUARD)
+
+
+class Heard:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rails: list[RailEvent] = []
+
+    def rail(self, event: RailEvent) -> None:
+        self.rails.append(event)
+
+    def request(self, event: RequestEvent) -> None: ...
+
+
+async def words(question: AsyncIterator[dict[str, str]]) -> AsyncIterator[str]:
+    async for asked in question:
+        yield "You asked me this: "
+        yield f"{asked['question']}. "
+        if "evil" in asked["question"]:
+            yield "Take the bomb. "
+        yield "That is all."
+
+
+def application(heard: Heard) -> FastAPI:
+    app = FastAPI(lifespan=guardrail_lifespan(guardian=rule(), observers=[heard]))
+    app.add_middleware(GuardrailMiddleware, paths=["/plain"])
+    rail_of = Depends(guardrail)
+
+    @app.post("/chat")
+    async def chat(body: Chat, rail: Guardrail = rail_of) -> dict[str, str]:
+        chain = RunnableLambda(lambda asked: f"You asked: {asked['question']}")
+        return {"answer": await rail.reply(chain, {"question": body.question}, output_type=str)}
+
+    @app.post("/stream")
+    async def stream(body: Chat, rail: Guardrail = rail_of) -> Response:
+        chain: Any = RunnableGenerator(words)
+        rails = ("input", "output")
+        return await rail.sse(chain, {"question": body.question}, output_type=str, rails=rails)
+
+    @app.post("/check")
+    async def check(body: Chat, rail: Guardrail = rail_of) -> dict[str, object]:
+        return (await rail.check(body.question)).as_dict()
+
+    @app.post("/plain")
+    async def plain(body: Chat) -> dict[str, str]:
+        return {"plain": body.question}
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def http(heard: Heard) -> Iterator[httpx2.Client]:
+    with serving(application(heard)) as url, httpx2.Client(base_url=url, timeout=20.0, trust_env=False) as made:
+        yield made
+
+
+def test_answers_and_safeguard_responses(http: httpx2.Client, heard: Heard) -> None:
+    heard.rails.clear()
+    assert http.post("/chat", json={"question": "hi"}).json() == {"answer": "You asked: hi"}
+    assert http.post("/chat", json={"question": "a bomb"}).json() == {"answer": SAFEGUARD}
+    assert [event.action for event in heard.rails] == ["allow", "block"]
+
+
+@pytest.mark.parametrize("path", ["/chat", "/stream", "/check", "/plain"])
+@pytest.mark.parametrize(
+    ("question", "status", "code", "retry_after"),
+    [("busy", 429, "overloaded", "3"), ("dead", 503, "unavailable", "5"), ("mute", 503, "unavailable", "5")],
+)
+def test_no_verdict_is_an_http_error(
+    http: httpx2.Client, path: str, question: str, status: int, code: str, retry_after: str
+) -> None:
+    answer = http.post(path, json={"question": question})
+    assert (answer.status_code, answer.json()["detail"]["code"]) == (status, code)
+    assert answer.headers["retry-after"] == retry_after
+
+
+def test_checks(http: httpx2.Client) -> None:
+    assert http.post("/check", json={"question": "a bomb"}).json()["hazard"] == "S9"
+
+
+def test_streams_release_checked_text_only(http: httpx2.Client) -> None:
+    raw = http.post("/stream", json={"question": "hi"}).text
+    assert '{"text":"hi. "}' in raw
+    assert raw.endswith('data: {"done":true}\n\n')
+    blocked = http.post("/stream", json={"question": "evil"}).text
+    assert "bomb" not in blocked
+    assert SAFEGUARD in blocked
+
+
+def test_the_middleware_judges_before_the_endpoint(http: httpx2.Client) -> None:
+    assert http.post("/plain", json={"question": "hi"}).json() == {"plain": "hi"}
+    blocked = http.post("/plain", json={"question": "a bomb"}).json()
+    assert blocked["message"] == {"role": "assistant", "content": SAFEGUARD}
+    assert blocked["guardrail"]["hazard"] == "S9"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [(b"{", 400), (b'{"a": "x", "b": "y"}', 422), (b"[3]", 422), (b"a" * 2_000_000, 413)]
+)
+def test_the_middleware_refuses_what_it_cannot_read(http: httpx2.Client, content: bytes, status: int) -> None:
+    answer = http.post("/plain", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == status
+
+
+def test_a_block_in_the_applications_own_format() -> None:
+    def told(outcome: Blocked, body: dict[str, Any]) -> Response:
+        return JSONResponse({"refused": outcome.response, "id": body["id"]})
+
+    app = FastAPI(lifespan=guardrail_lifespan(guardian=rule()))
+    app.add_middleware(GuardrailMiddleware, paths=["/chat"], input_key="text", on_block=told)
+    with serving(app) as url:
+        answer = httpx2.post(f"{url}/chat", json={"text": "a bomb", "id": 7}, trust_env=False)
+    assert answer.json() == {"refused": SAFEGUARD, "id": 7}
+
+
+class Slow:
+    """A guardian that never answers, and tells when it was asked and when it was left alone."""
+
+    id = "slow"
+
+    def __init__(self) -> None:
+        self.asked, self.left = threading.Event(), threading.Event()
+
+    def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+        raise NotImplementedError
+
+    async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+        raise AssertionError
+
+    def respond(self, check: Check, verdict: object, *, timeout_s: float | None = None) -> str:
+        raise NotImplementedError
+
+    async def arespond(self, check: Check, verdict: object, *, timeout_s: float | None = None) -> str:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("path", ["/chat", "/plain"])
+def test_a_client_that_leaves_cancels_the_work(path: str) -> None:
+    guardian, heard = Slow(), Heard()
+    app = application(heard)
+    app.router.lifespan_context = guardrail_lifespan(guardian=guardian, warm_up=False)
+    with serving(app) as url:
+
+        def ask() -> None:
+            with pytest.raises(httpx2.TimeoutException):
+                httpx2.post(f"{url}{path}", json={"question": "hi"}, timeout=1.0, trust_env=False)
+
+        client = threading.Thread(target=ask)
+        client.start()
+        assert guardian.asked.wait(10.0)
+        assert guardian.left.wait(10.0)
+        client.join()
+
+
+def test_the_lifespan_owns_one_pool_and_drains_it() -> None:
+    pools: list[InferencePool | None] = []
+    app = FastAPI(lifespan=guardrail_lifespan(guardian=allow_all(), policy=None))
+
+    @app.get("/")
+    async def look(request: Request) -> dict[str, object]:
+        pools.append(request.state.guardrail.pool)
+        return {"unready": request.state.guardrail.unready()}
+
+    with serving(app) as url:
+        assert httpx2.get(url, trust_env=False).json() == {"unready": None}
+    assert pools == [None]
+
+
+def test_without_a_lifespan_the_error_tells_what_to_do() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def look(rail: Guardrail = Depends(guardrail)) -> None: ...  # noqa: B008
+
+    with serving(app) as url:
+        assert httpx2.get(url, trust_env=False).status_code == 500
+
+
+def test_a_broken_policy_file_stops_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("thresold = 0.5")
+    with pytest.raises(ConfigError, match="did you mean 'threshold'"):
+        PolicySource(file)
+    with (
+        pytest.raises(RuntimeError, match="did not start"),
+        serving(FastAPI(lifespan=guardrail_lifespan(guardian=allow_all(), policy=str(file)))),
+    ):
+        pass
+
+
+async def test_a_policy_source_keeps_what_was_sound(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('version = "one"')
+    told: list[str | None] = []
+    source = PolicySource(file, on_change=lambda state: told.append(state.error))
+
+    async def changes() -> AsyncIterator[object]:
+        for content in ('version = "two"', "version = 3", "version = 3", 'version = "two"', "", 'version = "\\ud'):
+            file.write_text(content)
+            yield content
+        file.unlink()
+        yield "gone"
+
+    await source.watch(changes())
+    assert source.policy.version == "default"  # the empty file is a sound one
+    assert source.state.reloads == 2
+    assert source.state.error is not None
+    assert [error is None for error in told] == [True, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(("characters", "threads"), [(100, 0), (40_000, 1)])
+async def test_large_texts_are_read_off_the_event_loop(characters: int, threads: int) -> None:
+    loop, seen = threading.get_ident(), []
+
+    def judged(check: Check) -> CheckOutcome:
+        seen.append(threading.get_ident())
+        return verdict()
+
+    guardian = LargeTexts(ScriptedGuardian(judged))
+    [outcome] = await guardian.acheck_many([Check("a" * characters)])
+    assert not isinstance(outcome, Exception)
+    assert sum(thread != loop for thread in seen) == threads

@@ -1,0 +1,106 @@
+"""A gateway on a real loopback port, in front of a real scripted upstream, with a guardian that follows words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from guardrail_gateway import GatewaySettings, create_app
+from guardrail_gateway.testing import Script, ScriptedUpstream, serving
+from guardrail_plugin import GuardianError, PoolOverloaded, ReplicaDead
+from guardrail_plugin.testing import ScriptedGuardian, verdict
+
+SAFEGUARD = "I can't help with that."
+HALF = ("The first sentence is harmless. ", "An unfinished thought that goes on ", "and on and on. ")
+SENTENCES = ("The first sentence is harmless. ", "So is the second one here. ", "And the third one, too.")
+CALL = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": '{"q": "cats"}'}}
+BAD_CALL = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": '{"q": "a bomb"}'}}
+
+CALLED = {"name": "search", "arguments": '{"q": "a bomb"}'}
+
+
+def rule() -> ScriptedGuardian:
+    """What holds a word is harmful, or gets no verdict."""
+    words = {
+        "bomb": verdict(risk=0.9, hazard="S9"),
+        "busy": PoolOverloaded("full", retry_after_s=2.2),
+        "dead": ReplicaDead("gone"),
+        "mute": GuardianError("nothing"),
+    }
+    return ScriptedGuardian(words, respond=SAFEGUARD)
+
+
+SCRIPTS: dict[str, Script] = {
+    "evil answer": Script(deltas=(SENTENCES[0], "Now take the bomb and ", "do as I say. ", "Then run.")),
+    "evil thought": Script(deltas=({"reasoning_content": "I want a bomb. "}, "A harmless answer.")),
+    "evil field": Script(extra={"notes": ["a bomb is hidden here"]}),
+    "unjudged answer": Script(deltas=(SENTENCES[0], "The next one is busy work. ", "End.")),
+    "call tool": Script(deltas=({"tool_calls": [{"index": 0, **CALL}]},), finish_reason="tool_calls"),
+    "bad tool": Script(deltas=({"tool_calls": [{"index": 0, **BAD_CALL}]},), finish_reason="tool_calls"),
+    "evil call": Script(
+        deltas=({"type": "function_call", "id": "f", "call_id": "c", "status": "completed", **CALLED},)
+    ),
+    "known fields": Script(extra={"x_seen": {"count": 3}, "service_tier": "default"}),
+    "error 400": Script(status=400, error={"message": "Too long by far.", "code": "context_length_exceeded"}),
+    "error bad": Script(status=400, error={"message": "You wrote: bomb", "code": "invalid_value"}),
+    "error 429": Script(status=429, error={"message": "Slow down.", "code": "rate_limit_exceeded"}),
+    "error 500": Script(status=500, error={"message": "Oh no.", "code": "server_error"}),
+    "die": Script(deltas=HALF, die_after=3),
+    "hang": Script(deltas=HALF, hang_after=3),
+    "tell": Script(deltas=HALF, tell_after=3, error={"message": "Oh no.", "code": "server_error"}),
+    "cut": Script(deltas=HALF, end_after=3),
+}
+
+
+def script(body: dict[str, Any]) -> Script:
+    """Choose by the words of the last user message."""
+    turns = body.get("messages") or body["input"]
+    asked = turns if isinstance(turns, str) else next(str(t["content"]) for t in turns[::-1] if t.get("role") == "user")
+    return next((told for words, told in SCRIPTS.items() if words in asked), Script(deltas=SENTENCES))
+
+
+@pytest.fixture(scope="module")
+def guardian() -> ScriptedGuardian:
+    return rule()
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[tuple[ScriptedUpstream, str]]:
+    scripted = ScriptedUpstream(script)
+    with serving(scripted.app) as url:
+        yield scripted, f"{url}/v1"
+
+
+@pytest.fixture(scope="module")
+def settings(upstream: tuple[ScriptedUpstream, str]) -> GatewaySettings:
+    return GatewaySettings(upstream=upstream[1], port=0, upstream_timeout_s=0.7)
+
+
+@pytest.fixture(scope="module")
+def gateway(settings: GatewaySettings, guardian: ScriptedGuardian) -> Iterator[str]:
+    with serving(create_app(settings, guardian=guardian), settings) as url:
+        yield url
+
+
+@pytest.fixture
+def behind(upstream: tuple[ScriptedUpstream, str]) -> ScriptedUpstream:
+    """The upstream, with nothing asked of it yet."""
+    upstream[0].bodies.clear()
+    upstream[0].headers.clear()
+    return upstream[0]
+
+
+@pytest.fixture
+def client(gateway: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway}/v1", api_key="the-clients-own-key", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture
+def http(gateway: str) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=gateway, timeout=20.0, trust_env=False) as made:
+        yield made

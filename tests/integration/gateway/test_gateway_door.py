@@ -1,0 +1,252 @@
+"""Who may come in, with how much, and how fast: right statuses, and a server that goes on serving."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+import pytest
+
+from guardrail_gateway import GatewaySettings, create_app, read_keys
+from guardrail_gateway.testing import Script, ScriptedUpstream, serving
+from guardrail_plugin.testing import allow_all
+
+KEY, OTHER = "alpha-0123456789abcdef", "beta-0123456789abcdef"
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture(scope="module")
+def behind() -> Iterator[tuple[ScriptedUpstream, str]]:
+    scripted = ScriptedUpstream()
+    with serving(scripted.app) as url:
+        yield scripted, f"{url}/v1"
+
+
+@pytest.fixture(scope="module")
+def door(behind: tuple[ScriptedUpstream, str]) -> Iterator[str]:
+    settings = GatewaySettings(
+        upstream=behind[1],
+        upstream_key="the-gateways-own-key",
+        port=0,
+        keys=read_keys([f"alice:{KEY}", f"bob:{OTHER}"]),
+        max_body_bytes=500_000,
+        header_timeout_s=0.5,
+        body_timeout_s=0.5,
+    )
+    with serving(create_app(settings, guardian=allow_all()), settings) as url:
+        yield url
+
+
+@pytest.fixture
+def http(door: str) -> Iterator[httpx2.Client]:
+    headers = {"authorization": f"Bearer {KEY}"}
+    with httpx2.Client(base_url=door, headers=headers, timeout=20.0, trust_env=False) as made:
+        yield made
+        # Whatever was done to it, it serves the next one.
+        assert made.post(CHAT, json=HELLO).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("authorization", "code"),
+    [
+        ("", "missing_api_key"),
+        ("Bearer", "missing_api_key"),
+        (KEY, "missing_api_key"),
+        ("Bearer wrong-0123456789abcdef", "invalid_api_key"),
+        (f"Bearer {KEY}x", "invalid_api_key"),
+        (f"Bearer {KEY[:-1]}", "invalid_api_key"),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/moderations", "/v1/models", "/metrics", "/v1/nowhere"])
+def test_without_a_known_key_nothing_is_served(
+    http: httpx2.Client, behind: tuple[ScriptedUpstream, str], authorization: str, code: str, path: str
+) -> None:
+    before = len(behind[0].bodies)
+    answer = http.request(
+        "GET" if "models" in path or "metrics" in path else "POST",
+        path,
+        headers={"authorization": authorization},
+        content=json.dumps(HELLO),
+    )
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == code
+    assert len(behind[0].bodies) == before
+
+
+def test_the_openai_client_with_a_wrong_key(door: str) -> None:
+    with (
+        openai.OpenAI(base_url=f"{door}/v1", api_key="wrong-0123456789abcdef", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        client.chat.completions.create(**HELLO)
+
+
+def test_the_clients_key_stays_at_the_door(http: httpx2.Client, behind: tuple[ScriptedUpstream, str]) -> None:
+    assert http.post(CHAT, json=HELLO).status_code == 200
+    assert behind[0].headers[-1]["authorization"] == "Bearer the-gateways-own-key"
+    assert KEY not in json.dumps(behind[0].headers[-1])
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_needs_no_key(http: httpx2.Client, path: str) -> None:
+    assert http.get(path, headers={"authorization": ""}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 400, "invalid_json"),
+        (b"{", 400, "invalid_json"),
+        (b"[]", 400, "invalid_json"),
+        (b'"text"', 400, "invalid_json"),
+        (b'{"messages": [{"role": "user", "content": NaN}]}', 400, "invalid_json"),
+        (b"\xff\xfe", 400, "invalid_json"),
+        (b"[" * 100_000, 400, "invalid_json"),
+        (b'{"messages": ' + b"[" * 400 + b"]" * 400 + b"}", 400, "invalid_value"),
+        (b"{}", 400, "invalid_value"),
+        (b'{"messages": []}', 400, "invalid_value"),
+        (b'{"messages": "hi"}', 400, "invalid_value"),
+        (b'{"messages": [{"role": "user", "content": "hi"}], "stream": "yes"}', 400, "invalid_value"),
+        (b'{"messages": [{"role": "user", "content": "hi"}], "n": 1000000}', 400, "invalid_value"),
+        (b'{"messages": [{"role": "user", "content": "hi"}], "Messages": []}', 400, "ambiguous_key"),
+        ('{"messages": [{"role": "user", "content": "hi", "Ro\u006ce": "x"}]}'.encode(), 400, "ambiguous_key"),
+        ('{"messages": [{"role": "user", "content": "hi"}], "me\u017f\u017fages": []}'.encode(), 400, "ambiguous_key"),
+        (b'{"messages": [17]}', 422, "unreadable_input"),
+        (b'{"messages": [{"no": "role"}]}', 422, "unreadable_input"),
+    ],
+)
+def test_malformed_bodies(http: httpx2.Client, content: bytes, status: int, code: str) -> None:
+    answer = http.post(CHAT, content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_of_two_equal_keys_the_upstream_sees_the_judged_one(
+    http: httpx2.Client, behind: tuple[ScriptedUpstream, str]
+) -> None:
+    turns = '"messages": [{"role": "user", "content": "first"}], "messages": [{"role": "user", "content": "second"}]'
+    twice = f'{{"model": "m", {turns}}}'
+    assert http.post(CHAT, content=twice, headers={"content-type": "application/json"}).status_code == 200
+    assert behind[0].bodies[-1]["messages"] == [{"role": "user", "content": "second"}]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_other_content_types(http: httpx2.Client, kind: str) -> None:
+    answer = http.post(CHAT, content=json.dumps(HELLO), headers={"content-type": kind})
+    assert answer.status_code == 415
+
+
+def test_a_huge_body(http: httpx2.Client) -> None:
+    huge = json.dumps({"messages": [{"role": "user", "content": "a" * 600_000}]}).encode()
+    declared = http.post(CHAT, content=huge, headers={"content-type": "application/json"})
+    assert declared.status_code == 413
+    pieces = (huge[at : at + 10_000] for at in range(0, len(huge), 10_000))
+    chunked = http.post(CHAT, content=pieces, headers={"content-type": "application/json"})
+    assert chunked.status_code == 413
+    assert chunked.json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("size", [3, 9_999])
+def test_long_histories(http: httpx2.Client, behind: tuple[ScriptedUpstream, str], size: int) -> None:
+    turns = [{"role": ("user", "assistant")[n % 2], "content": "a"} for n in range(size)]
+    assert http.post(CHAT, json={"messages": turns}).status_code == 200
+    assert len(behind[0].bodies[-1]["messages"]) == size
+
+
+def test_unknown_paths_and_methods(http: httpx2.Client) -> None:
+    assert http.get("/v1/nowhere").json()["error"]["code"] == "not_found"
+    wrong = http.get(CHAT)
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+def test_cors_is_off(http: httpx2.Client) -> None:
+    asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    answer = http.options(CHAT, headers=asked)
+    assert answer.status_code == 405
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def raw(url: str, sent: bytes) -> bytes:
+    """Send bytes, then nothing more; return all that comes until the server closes."""
+    where = urlsplit(url)
+    with socket.create_connection((where.hostname, where.port), timeout=20.0) as connection:
+        connection.sendall(sent)
+        said = b""
+        while piece := connection.recv(65_536):
+            said += piece
+        return said
+
+
+HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b"408"),
+        (b"POST /v1/chat", b"408"),
+        (HEAD, b"408"),
+        (HEAD + b"content-length: 100\r\n\r\n{", b"408"),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b"408"),
+        (HEAD + b"x: " + b"a" * 80_000, b"431"),
+        (b"\x16\x03\x01nonsense\r\n\r\n", b"400"),
+    ],
+    ids=["silence", "half a line", "half a head", "half a body", "half a chunk", "endless head", "no http"],
+)
+def test_slow_and_broken_clients(http: httpx2.Client, door: str, sent: bytes, status: bytes) -> None:
+    assert raw(door, sent).startswith(b"HTTP/1.1 " + status)
+
+
+def test_many_slow_clients_do_not_keep_others_out(http: httpx2.Client, door: str) -> None:
+    where = urlsplit(door)
+    slow = [socket.create_connection((where.hostname, where.port), timeout=20.0) for _ in range(100)]
+    try:
+        for connection in slow:
+            connection.sendall(HEAD)
+        assert http.post(CHAT, json=HELLO).status_code == 200
+        for connection in slow:
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 408")
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+@pytest.fixture
+def narrow(behind: tuple[ScriptedUpstream, str]) -> Iterator[str]:
+    keys = read_keys([f"alice:{KEY}", f"bob:{OTHER}"])
+    settings = GatewaySettings(
+        upstream=behind[1], port=0, keys=keys, max_concurrent_per_key=1, requests_per_minute=3, drain_s=1.0
+    )
+    with serving(create_app(settings, guardian=allow_all()), settings) as url:
+        yield url
+
+
+def test_limits_are_per_key(narrow: str, behind: tuple[ScriptedUpstream, str]) -> None:
+    def ask(key: str) -> httpx2.Response:
+        return httpx2.post(f"{narrow}{CHAT}", json=HELLO, headers={"authorization": f"Bearer {key}"}, trust_env=False)
+
+    behind[0].script = Script(hang_after=1)
+    headers = {"authorization": f"Bearer {KEY}"}
+    try:
+        with (
+            httpx2.Client(base_url=narrow, headers=headers, trust_env=False, timeout=20.0) as http,
+            http.stream("POST", CHAT, json={**HELLO, "stream": True}) as answer,
+        ):
+            assert answer.status_code == 200
+            behind[0].script = Script()
+            refused = ask(KEY)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "concurrency_limit_exceeded")
+            assert refused.headers["retry-after"] == "1"
+            assert ask(OTHER).status_code == 200
+    finally:
+        behind[0].script = Script()
+    statuses = [ask(OTHER).status_code for _ in range(4)]
+    assert statuses == [200, 200, 429, 429]
+    last = ask(OTHER)
+    assert last.json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(last.headers["retry-after"]) <= 21

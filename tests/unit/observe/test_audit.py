@@ -1,0 +1,165 @@
+"""The audit log: what it holds, how it rotates and goes on, and that nobody changes it unnoticed."""
+
+from __future__ import annotations
+
+import json
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from guardrail_plugin import Check, ConfigError, Policy
+from guardrail_plugin.flow import Allowed, Blocked
+from guardrail_plugin.observe import AuditLog, RailEvent, verify
+from guardrail_plugin.testing import verdict
+
+KEY = b"0123456789abcdef"
+SECRET = "my private words"
+
+
+def event(text: str = SECRET) -> RailEvent:
+    outcome = Blocked("input", "No.", verdict(risk=0.9, hazard="S9"))
+    return RailEvent.of(outcome, policy=Policy(), seconds=0.1, checks=[Check(text)], request_id="r1", caller="alice")
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_hashes_and_verdicts_and_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "audit.jsonl"
+    log = AuditLog(path, key=KEY, clock=lambda: 12.5)
+    log.rail(event())
+    log.close()
+    assert SECRET not in path.read_text()
+    [line] = lines(path)
+    assert line["sequence"] == 1
+    assert line["at_s"] == 12.5
+    assert (line["action"], line["hazard"], line["caller"], line["risk"]) == ("block", "S9", "alice", 0.9)
+    assert line["texts"] == [{"rail": "input", "characters": 16, "hash": line["texts"][0]["hash"]}]  # type: ignore[index]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_equal_texts_have_equal_hashes_only_under_one_key(tmp_path: Path) -> None:
+    def hashed(name: str, key: bytes | None) -> list[object]:
+        log = AuditLog(tmp_path / name, key=key)
+        for text in ("a", "a", "b"):
+            log.rail(event(text))
+        log.close()
+        return [line["texts"][0]["hash"] for line in lines(tmp_path / name)]  # type: ignore[index]
+
+    one, other = hashed("one", KEY), hashed("other", b"another-key-of-16")
+    assert one[0] == one[1] != one[2]
+    assert not set(one) & set(other)
+
+
+def test_text_where_switched_on(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit", with_text=True)
+    log.rail(event("lone \ud800 surrogate"))
+    log.close()
+    assert lines(tmp_path / "audit")[0]["texts"][0]["text"] == "lone \ud800 surrogate"  # type: ignore[index]
+    assert verify(tmp_path / "audit").broken is None
+
+
+def test_rotation_keeps_the_chain(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path, key=KEY, max_bytes=2048)
+    for _ in range(20):
+        log.rail(event())
+    log.close()
+    assert len(list(tmp_path.iterdir())) > 3
+    report = verify(path, key=KEY)
+    assert (report.broken, report.lines, report.first, report.last) == (None, 20, 1, 20)
+
+
+def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    for _ in range(3):
+        log = AuditLog(path, key=KEY, max_bytes=1024)
+        log.rail(event())
+        log.close()
+    assert verify(path, key=KEY).lines == 3
+
+
+def test_old_files_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path, key=KEY, max_bytes=1024, keep=2)
+    for _ in range(20):
+        log.rail(event())
+    log.close()
+    assert len(list(tmp_path.glob("audit.*"))) == 2
+    report = verify(path, key=KEY)
+    assert report.broken is None
+    assert report.first > 1
+
+
+Tamper = Callable[[list[str]], list[str]]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        (lambda rows: [rows[0].replace('"block"', '"allow"'), *rows[1:]], "line 1: changed"),
+        (lambda rows: [rows[0], *rows[2:]], "line 2: a line before it is missing"),
+        (lambda rows: [rows[0], rows[2], rows[1], *rows[3:]], "line 2: a line before it is missing"),
+        (lambda rows: [*rows[:2], "{}", *rows[2:]], "line 3: not a line"),
+        (lambda rows: [*rows[:2], "nonsense", *rows[2:]], "line 3: not a line"),
+        (lambda rows: [rows[0], rows[0], *rows[1:]], "line 2: a line before it is missing"),
+    ],
+)
+def test_changes_are_found(tmp_path: Path, tamper: Tamper, told: str) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path, key=KEY)
+    for _ in range(5):
+        log.rail(event())
+    log.close()
+    path.write_text("\n".join(tamper(path.read_text().splitlines())) + "\n")
+    assert told in str(verify(path, key=KEY).broken)
+
+
+def test_a_forger_without_the_key_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path)
+    log.rail(event())
+    log.close()
+    assert verify(path).broken is None
+    assert "another key" in str(verify(path, key=KEY).broken)
+
+
+def test_a_broken_end_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    path.write_text('{"sequence": 1, "dig')
+    with pytest.raises(ConfigError, match="last line"):
+        AuditLog(path)
+
+
+def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path, key=KEY, max_bytes=4096)
+    writers = [threading.Thread(target=lambda: [log.rail(event()) for _ in range(25)]) for _ in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    log.close()
+    assert verify(path, key=KEY).lines == 200
+
+
+@pytest.mark.parametrize("settings", [{"max_bytes": 10}, {"keep": 0}, {"key": b"short"}])
+def test_settings(tmp_path: Path, settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        AuditLog(tmp_path / "audit", **settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        AuditLog(tmp_path, key=KEY)
+    with pytest.raises(ConfigError):
+        verify(tmp_path / "nothing")
+
+
+def test_an_allowed_text_without_a_verdict(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit")
+    log.rail(RailEvent.of(Allowed("output"), policy=Policy(), seconds=0.0))
+    log.close()
+    [line] = lines(tmp_path / "audit")
+    assert (line["harmful"], line["risk"], line["texts"]) == (None, None, [])
