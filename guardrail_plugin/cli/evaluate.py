@@ -20,11 +20,20 @@ from guardrail_plugin.core.errors import ConfigError
 if TYPE_CHECKING:
     from guardrail_plugin.core.policy import Policy
     from guardrail_plugin.evals.compare import Comparison
+    from guardrail_plugin.evals.response_figures import ResponseResult
+    from guardrail_plugin.evals.responses import Wanted
     from guardrail_plugin.evals.results import RunResult
     from guardrail_plugin.guardian.protocol import GuardianProtocol
 
 _PREFIX = "baseline:"
 _SHOWN = {"f1": "F1", "auprc": "AUPRC", "recall": "recall", "fpr": "FPR", "recall_at_fpr_1": "R@1%FPR"}
+_SHOWN_RESPONSES = {
+    "refuses": "refuses",
+    "flagged": "flagged",
+    "by_model": "by model",
+    "tokens_median": "tokens",
+    "fits_named": "fits",
+}
 
 GuardianOrBaselineOption = Annotated[
     str | None,
@@ -68,8 +77,14 @@ def evaluate(
         typer.Option("--compare", metavar="A B", help="Compare two --out folders.", show_default=False),
     ] = None,
     show_text: Annotated[
-        bool, typer.Option("--show-text", help="Quote the texts of the worst misses in the HTML report.")
+        bool, typer.Option("--show-text", help="Quote the worst misses, queries and responses in the HTML report.")
     ] = False,
+    responses: Annotated[
+        str | None,
+        typer.Option(
+            "--responses", metavar="N|all", help="Also measure safeguard responses to N harmful queries per file."
+        ),
+    ] = None,
     resamples: Annotated[int, typer.Option("--resamples", min=100, metavar="N", help="Of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap.")] = 0,
     device: DeviceOption = None,
@@ -99,9 +114,24 @@ def evaluate(
     if not chosen:
         raise ConfigError("nothing to evaluate on: name JSONL files, or a data folder with --suite")
     with open_guardian(guardian, policy=policy, train=train or [], device=device, quiet=quiet) as (judge, rules):
-        options = Options(policy=rules, show_text=show_text, resamples=resamples, seed=seed, quiet=quiet)
+        options = Options(
+            policy=rules,
+            show_text=show_text,
+            resamples=resamples,
+            seed=seed,
+            quiet=quiet,
+            responses=None if responses is None else _wanted(responses),
+        )
         result = run(judge, chosen, out=out, options=options)
     _print(console, result, out=out)
+
+
+def _wanted(responses: str) -> Wanted:
+    if responses == "all":
+        return "all"
+    if responses.isdecimal() and int(responses) > 0:
+        return int(responses)
+    raise typer.BadParameter(f"--responses takes a number of queries, or all, got {responses!r}")
 
 
 def register(app: typer.Typer) -> None:
@@ -154,10 +184,22 @@ def _print(console: Console, result: RunResult, *, out: Path) -> None:
     for one in (*result.files, *result.totals):
         table.add_row(Text(one.name), str(one.n), *(figure_value(name, one.metrics[name]) for name in _SHOWN))
     console.print(table)
+    if result.responses is not None:
+        console.print(_responses_table(result.responses))
     for line in caveats(result):
         console.print(line, markup=False)
     console.print(f"With 95 % intervals: {out / TABLE_FILE}", soft_wrap=True, markup=False)
     console.print(f"Report: {out / REPORT_FILE}", soft_wrap=True, markup=False)
+
+
+def _responses_table(result: ResponseResult) -> Table:
+    from guardrail_plugin.evals.render import figure_value
+
+    table = _table(Text("\nSafeguard responses"), left=("set",), right=("n", "distinct", *_SHOWN_RESPONSES.values()))
+    for one in (*result.sets, result.total):
+        values = (figure_value(name, one.figures[name]) for name in _SHOWN_RESPONSES)
+        table.add_row(Text(one.name), str(one.n), str(one.distinct), *values)
+    return table
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from guardrail_plugin.evals.metrics import Figure
+from guardrail_plugin.evals.response_figures import RESPONSE_METRICS
 
 ABSENT = "–"
-_PER_CENT = frozenset({"recall", "fpr", "recall_at_fpr_1", "recall_at_fpr_5", "hazard_accuracy"})
+_TOKENS = frozenset({"tokens_median", "tokens_p95"})
+_PER_CENT = frozenset({"recall", "fpr", "recall_at_fpr_1", "recall_at_fpr_5", "hazard_accuracy"}) | (
+    frozenset(RESPONSE_METRICS) - _TOKENS
+)
 
 
 def figure_value(name: str, figure: Figure) -> str:
@@ -24,10 +28,18 @@ def figure_interval(name: str, figure: Figure) -> str:
     return f"{number(name, figure.low)}–{number(name, figure.high)}"
 
 
+def with_interval(name: str, figure: Figure) -> str:
+    """Return a metric's value, its interval in brackets."""
+    interval = figure_interval(name, figure)
+    return figure_value(name, figure) + (f" ({interval})" if interval else "")
+
+
 def number(name: str, value: float) -> str:
     """Return one number of a metric."""
     if name == "seconds_per_text":
         return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+    if name in _TOKENS:
+        return f"{value:.0f}"
     return f"{100 * value:.1f} %" if name in _PER_CENT else f"{value:.3f}"
 
 

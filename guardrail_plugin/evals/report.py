@@ -11,6 +11,8 @@ from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
 from guardrail_plugin.evals import published, render
 from guardrail_plugin.evals.metrics import METRICS, Sample
 from guardrail_plugin.evals.plots import set_figure, svg, sweep_figure
+from guardrail_plugin.evals.response_figures import RESPONSE_METRICS
+from guardrail_plugin.evals.response_report import markdown_responses, response_caveats
 from guardrail_plugin.evals.results import RunResult, Scored, SetResult, pool
 
 if TYPE_CHECKING:
@@ -42,7 +44,14 @@ class Kind:
     totals: list[SetResult]
 
 
-def write_reports(result: RunResult, scored: Sequence[Scored], *, folder: Path, show_text: bool) -> None:
+def write_reports(
+    result: RunResult,
+    scored: Sequence[Scored],
+    *,
+    folder: Path,
+    show_text: bool,
+    responses: Mapping[tuple[str, str], str] | None = None,
+) -> None:
     """Write the three files.
 
     Args:
@@ -50,6 +59,7 @@ def write_reports(result: RunResult, scored: Sequence[Scored], *, folder: Path, 
         scored: the rows behind ``result.files``, in the same order.
         folder: created if it is not there.
         show_text: whether the page quotes the texts of the worst misses.
+        responses: safeguard responses by (set, id), for the sample beside their queries; only with ``show_text``.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -58,7 +68,7 @@ def write_reports(result: RunResult, scored: Sequence[Scored], *, folder: Path, 
     result.write(folder)
     write_text(folder / TABLE_FILE, markdown(result))
     texts = _texts(scored) if show_text else None
-    write_text(folder / REPORT_FILE, html(result, scored, texts=texts))
+    write_text(folder / REPORT_FILE, html(result, scored, texts=texts, responses=responses or {}))
 
 
 def markdown(result: RunResult) -> str:
@@ -76,6 +86,7 @@ def markdown(result: RunResult) -> str:
         "",
         *(f"- {line}" for line in caveats(result)),
         "",
+        *markdown_responses(result.responses),
         "## Published figures (not measured here)",
         "",
         published.NOTE,
@@ -106,8 +117,14 @@ def caveats(result: RunResult) -> list[str]:
     return lines
 
 
-def html(result: RunResult, scored: Sequence[Scored], *, texts: Mapping[tuple[str, str], str] | None) -> str:
-    """Return the page. ``texts`` maps (set, id) to what is shown beside a miss; ``None`` shows no text."""
+def html(
+    result: RunResult,
+    scored: Sequence[Scored],
+    *,
+    texts: Mapping[tuple[str, str], str] | None,
+    responses: Mapping[tuple[str, str], str],
+) -> str:
+    """Return the page. ``texts`` maps (set, id) to what is shown beside a miss; ``None`` shows no text at all."""
     return page(
         "report.html.j2",
         result=result,
@@ -115,6 +132,9 @@ def html(result: RunResult, scored: Sequence[Scored], *, texts: Mapping[tuple[st
         figures=[_plots(one, pair) for one, pair in zip(result.files, scored, strict=True) if one.mixed],
         totals=_total_plots(result, scored),
         texts=texts,
+        responses=responses if texts is not None else {},
+        response_headings=RESPONSE_METRICS,
+        response_caveats=[] if result.responses is None else response_caveats(result.responses),
         caveats=caveats(result),
         published=published,
         measured=[_f1_per_cent(result, name) for name in published.SETS],
@@ -243,10 +263,7 @@ def _texts(scored: Sequence[Scored]) -> dict[tuple[str, str], str]:
 
 
 def _markdown_row(one: SetResult) -> list[str]:
-    cells = []
-    for name in METRICS:
-        interval = render.figure_interval(name, one.metrics[name])
-        cells.append(render.figure_value(name, one.metrics[name]) + (f" ({interval})" if interval else ""))
+    cells = [render.with_interval(name, one.metrics[name]) for name in METRICS]
     return [one.name, one.rail, str(one.n), str(one.harmful), *cells]
 
 

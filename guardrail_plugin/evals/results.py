@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.verdict import Rail
@@ -13,6 +14,9 @@ from guardrail_plugin.evals.breakdown import Bin, Miss, Rate, SweepPoint, rates,
 from guardrail_plugin.evals.dataset import Dataset, EvalRow
 from guardrail_plugin.evals.metrics import Figure, Sample, measure
 from guardrail_plugin.evals.score import Score
+
+if TYPE_CHECKING:
+    from guardrail_plugin.evals.response_figures import ResponseResult
 
 RESULTS_FILE = "results.json"
 FORMAT = 1
@@ -73,6 +77,7 @@ class RunResult:
         policy: version of the policy that decided, or ``None`` for the guardian's own thresholds.
         created: time of the run, ISO 8601, UTC.
         totals: one per rail, every text counted once whatever number of files hold it.
+        responses: figures of safeguard responses, where the run asked for them.
     """
 
     guardian: str
@@ -83,6 +88,7 @@ class RunResult:
     resamples: int
     files: Sequence[SetResult]
     totals: Sequence[SetResult]
+    responses: ResponseResult | None = None
 
     def write(self, folder: Path) -> Path:
         """Write ``results.json`` and return its path.

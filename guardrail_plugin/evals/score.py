@@ -87,10 +87,11 @@ def score(
 
 def decide(scores: Sequence[Score], policy: Policy, *, rail: Rail, guardian_id: str) -> list[Score]:
     """Return the scores with a policy's decisions: harmful is whatever it does not allow."""
-    return [replace(one, harmful=policy.action(_verdict(one, rail, guardian_id)) != "allow") for one in scores]
+    return [replace(one, harmful=policy.action(as_verdict(one, rail, guardian_id)) != "allow") for one in scores]
 
 
-def _verdict(score: Score, rail: Rail, guardian_id: str) -> Verdict:
+def as_verdict(score: Score, rail: Rail, guardian_id: str) -> Verdict:
+    """Return the verdict that a score was made of, as far as the score holds it."""
     return Verdict(
         harmful=score.harmful,
         risk=score.risk,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.core.toml import tomllib
@@ -17,11 +17,33 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(_Strict):
-    """One JSONL file of the mix.
+class Columns(_Strict):
+    """Which columns of a hub set hold what.
 
     Attributes:
-        path: relative to a data folder given on the command line, or ``corpus:NAME`` for text shipped with the library.
+        text: the query.
+        response: the answer that is judged (output rail).
+        label: of the query, or of the response on the output rail.
+        harmful, harmless: its values; rows with any other are left out.
+        category: what kind of harm: a name, several, or names with flags.
+        hazards: category name to hazard code; the first that is mapped counts.
+    """
+
+    text: str
+    label: str
+    harmful: tuple[StrictBool | StrictInt | StrictStr, ...]
+    harmless: tuple[StrictBool | StrictInt | StrictStr, ...]
+    response: str | None = None
+    category: str | None = None
+    hazards: dict[str, str] = Field(default_factory=dict)
+
+
+class Source(_Strict):
+    """One JSONL file of the mix, or one set on the hub.
+
+    Attributes:
+        path: relative to a data folder given on the command line, ``corpus:NAME`` for text shipped with the library, or
+            ``hub:OWNER/NAME`` for a set that the ``datasets`` package loads.
         rail: the task that its rows train.
         rows: most rows drawn per epoch (a fresh draw each epoch); 0 = all.
         repeat: how often each drawn row appears in an epoch.
@@ -29,6 +51,8 @@ class Source(_Strict):
         exclude_categories: rows whose category starts with one of these are left out.
         max_chars: rows longer than this are left out (they cost more than they teach).
         drop_overlaps: leave out rows that overlap with an evaluation text, instead of failing the run.
+        config, split, revision, columns: of a hub set.
+        gated: what a user has to do before the hub hands it out.
     """
 
     path: str
@@ -39,6 +63,11 @@ class Source(_Strict):
     exclude_categories: tuple[str, ...] = ()
     max_chars: Annotated[int, Field(gt=0)] = 1600
     drop_overlaps: bool = False
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    gated: str = ""
+    columns: Columns | None = None
 
 
 class Compose(_Strict):
@@ -137,7 +166,7 @@ class TrainConfig(_Strict):
 
 
 def _explain(error: ValidationError) -> str:
-    known = {*TrainConfig.model_fields, *Source.model_fields, *Compose.model_fields}
+    known = {*TrainConfig.model_fields, *Source.model_fields, *Columns.model_fields, *Compose.model_fields}
     lines = []
     for item in error.errors(include_url=False, include_input=False):
         path = ".".join(str(part) for part in item["loc"])

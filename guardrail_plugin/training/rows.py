@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.hazards import MLCOMMONS, PROMPT_INJECTION
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.training.config import Source
+from guardrail_plugin.training.hub import PREFIX, hub_name, hub_rows
 
 SAFE = "safe"
 CORPUS = Path(__file__).parent / "corpus"
@@ -84,16 +85,24 @@ def resolve(path: str, data_folders: Sequence[Path]) -> Path:
 
 def load_source(source: Source, data_folders: Sequence[Path]) -> list[Example]:
     """Return every usable example of a source, in file order."""
-    path = resolve(source.path, data_folders)
+    name, rows = _read(source, data_folders)
     examples = []
-    for row in read_jsonl(path):
+    for row in rows:
         category = row.get("category")
         if isinstance(category, str) and category.startswith(source.exclude_categories or ("\0",)):
             continue
-        example = _example(row, source, path.stem)
+        example = _example(row, source, name)
         if example is not None and len(example.text) <= source.max_chars:
             examples.append(example)
     return examples
+
+
+def _read(source: Source, data_folders: Sequence[Path]) -> tuple[str, Iterable[dict[str, Any]]]:
+    """Return what a source's examples are called, and its rows."""
+    if source.path.startswith(PREFIX):
+        return hub_name(source), hub_rows(source)
+    path = resolve(source.path, data_folders)
+    return path.stem, read_jsonl(path)
 
 
 def draw(source: Source, examples: Sequence[Example], rng: random.Random) -> list[Example]:
