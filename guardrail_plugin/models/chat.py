@@ -1,21 +1,74 @@
-"""A chat model's folder registered with a pool: what ``PoolChatModel`` stands on."""
+"""A chat model's folder, with an adapter or without, registered with a pool: what ``PoolChatModel`` stands on."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guardrail_plugin.models.load import load_causal_lm, model_folder
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.models.load import apply_adapter, default_dtype, import_torch, load_causal_lm, model_folder
 from guardrail_plugin.models.locate import EMBEDDED_MODEL, locate
-from guardrail_plugin.models.shared import shared_factory
+from guardrail_plugin.models.shared import SharedWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from guardrail_plugin.models.chat_template import ChatTemplate
+    from guardrail_plugin.models.chat_template import ChatSplice
     from guardrail_plugin.pool import InferencePool
+
+_ADAPTER_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSource:
+    """Where a chat model's weights come from.
+
+    Attributes:
+        key: what it is called on a pool and in traces.
+        name: its hub id, with the adapter's hash behind a ``+`` where there is one; ``None``: a folder has no name.
+        revision: of the hub repository.
+        folder: the model, in Hugging Face layout.
+        adapter: a PEFT adapter's folder.
+    """
+
+    key: str
+    name: str | None
+    revision: str | None
+    folder: Path
+    adapter: Path | None = None
+
+    @classmethod
+    def find(cls, model: str | Path | None, *, adapter: Path | None = None, offline: bool = False) -> ChatSource:
+        """Find a chat model without loading it.
+
+        Args:
+            model: hub id or folder; the embedded model if not given.
+
+        Raises:
+            ModelNotFoundError: the model is nowhere.
+            ConfigError: the adapter's folder holds none.
+            MissingDependencyError: an extra is missing.
+        """
+        located = locate(str(model) if model is not None else EMBEDDED_MODEL, offline=offline)
+        ending = ""
+        if adapter is not None:
+            weights = adapter / _ADAPTER_FILE
+            if not weights.is_file():
+                raise ConfigError(f"{adapter} holds no {_ADAPTER_FILE}")
+            ending = f"+{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+        name = None if located.origin == "path" else located.model_id + ending
+        return cls(f"chat:{located.model_id}{ending}", name, located.revision, model_folder(located), adapter)
+
+    def load(self, *, device: str, dtype: Any = None) -> Any:
+        """Return the model in evaluation mode; an adapter is merged in float32, before rounding."""
+        if self.adapter is None:
+            return load_causal_lm(self.folder, device=device, dtype=dtype)
+        loaded = load_causal_lm(self.folder, device=device, dtype=import_torch().float32)
+        rows = loaded.get_input_embeddings().num_embeddings
+        merged = apply_adapter(loaded, self.adapter, vocab_size=rows, added_tokens=0)
+        return merged.to(dtype or default_dtype(device))
 
 
 @dataclass(frozen=True)
@@ -23,33 +76,39 @@ class LocalChat:
     """A local chat model: its key on the pool, its template and the tokens that end its turn."""
 
     key: str
-    template: ChatTemplate = field(repr=False)
+    template: ChatSplice = field(repr=False)
     stop_ids: frozenset[int]
 
     @classmethod
-    def register(cls, model: str | Path | None, *, pool: InferencePool, offline: bool = False) -> LocalChat:
+    def register(
+        cls,
+        model: str | Path | None,
+        *,
+        pool: InferencePool,
+        adapter: Path | None = None,
+        offline: bool = False,
+    ) -> LocalChat:
         """Find a chat model, register it with the pool and read its template. Weights load when first used.
 
         Raises:
             ModelNotFoundError: the model is nowhere.
-            ConfigError: its tokenizer has no chat template.
+            ConfigError: its tokenizer has no chat template, or the adapter's folder holds none.
             MissingDependencyError: an extra is missing.
         """
-        from guardrail_plugin.models.chat_template import ChatTemplate
+        from guardrail_plugin.models.chat_template import ChatSplice
 
-        located = locate(str(model) if model is not None else EMBEDDED_MODEL, offline=offline)
-        folder = model_folder(located)
-        template = ChatTemplate(folder)
-        key = f"chat:{located.model_id}"
-        pool.register(key, shared_factory(partial(load_causal_lm, folder)))
-        return cls(key, template, _stop_ids(folder, template))
+        source = ChatSource.find(model, adapter=adapter, offline=offline)
+        template = ChatSplice.of_folder(source.folder)
+        pool.register(source.key, SharedWeights(source.load, keep_answers=True))
+        return cls(source.key, template, stop_ids_of(source.folder, template))
 
     def encode(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, ...]:
         """Return the ids of a conversation, ready for the assistant's turn."""
-        return tuple(self.template.encode(messages, **options))
+        return self.template.row(messages, **options).ids
 
 
-def _stop_ids(folder: Path, template: ChatTemplate) -> frozenset[int]:
+def stop_ids_of(folder: Path, template: ChatSplice) -> frozenset[int]:
+    """Return the ids that end the assistant's turn."""
     from transformers import GenerationConfig
 
     ends = {template.tokenizer.eos_token_id}

@@ -32,6 +32,23 @@ def resolve_device(device: str) -> str:
     return default_device() if device == "auto" else device
 
 
+def device_places(device: str) -> list[str]:
+    """Return where replicas of one model should live on this machine when the caller names a device.
+
+    ``"auto"``: every GPU, or else as for ``"cpu"``: one place per compute thread that torch would use here (the cores,
+    or what ``OMP_NUM_THREADS`` says), since one thread per replica beats several threads that wait for each other.
+    """
+    torch = import_torch()
+    if device == "auto" and torch.cuda.is_available():
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    where = resolve_device(device)
+    if where != "cpu":
+        return [where]
+    from guardrail_plugin.models.torch_threads import usable_threads
+
+    return [where] * usable_threads()
+
+
 def default_dtype(device: str) -> Any:
     """Return bfloat16 on CUDA, float32 elsewhere (CPUs without AVX512-BF16 run bfloat16 about 9 times slower)."""
     torch = import_torch()

@@ -2,79 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from guardrail_plugin.models.kept import Ids
+from guardrail_plugin.models.rows import Rows
 from guardrail_plugin.pool.protocol import GenerateRequest, Token
+
+PREFILL_TOKENS = 512
+"""Prompt tokens that one step runs at most, so that a long prompt does not keep verdicts waiting."""
 
 
 class TorchDecode:
-    """A decode in progress. Rows that end leave the cache, so a long row does not pay for short ones.
+    """A decode in progress. Rows that end leave the batch, so a long row does not pay for short ones.
 
-    Prompts are left-padded to one length; positions count real tokens only.
+    Args:
+        columns: the vocabulary that may be generated.
+        keep: told of every row that ends by itself: the rows, its place in them, and the ids that were run.
     """
 
     def __init__(
         self,
-        model: Any,
         batch: Sequence[GenerateRequest],
+        rows: Rows,
         *,
-        device: torch.device,
-        first_suppressed: int | None = None,
-        pad_id: int = 0,
+        columns: slice,
+        keep: Callable[[Rows, int, Ids], None] | None = None,
     ) -> None:
-        self._model = model
-        self._device = device
-        self._first_suppressed = first_suppressed
         self._requests = list(batch)
-        self._live = list(range(len(batch)))
-        self._made = [0] * len(batch)
+        self._rows: Rows | None = rows
+        self._columns = columns
+        self._keep = keep
+        self._live = list(range(len(batch)))  # which request stands at each place of the rows
+        self._made: list[list[int]] = [[] for _ in batch]
         self._generators = [torch.Generator().manual_seed(request.seed) for request in batch]
-        longest = max(len(request.input_ids) for request in batch)
-        ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)  # (B, L)
-        mask = torch.zeros_like(ids)
-        for row, request in enumerate(batch):
-            ids[row, longest - len(request.input_ids) :] = torch.tensor(request.input_ids)
-            mask[row, longest - len(request.input_ids) :] = 1
-        self._next_ids = ids.to(device)
-        self._mask = mask.to(device)
-        self._cache: Any = DynamicCache(config=model.config)
+        self._prefilled = False
         self._cancelled: set[int] = set()
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """Advance every live row by one token; rows that end here are reported with their reason."""
+        """Advance every live row by one token; rows that end here are reported with their reason.
+
+        While prompts are still being run the news is a token that says nothing.
+        """
         news = self._drop_cancelled()
-        if not self._live:
+        if self._rows is None:
             return news
-        positions = self._mask.cumsum(-1).clamp(min=1)[:, -self._next_ids.shape[1] :] - 1  # (B, T)
-        logits = self._model(
-            input_ids=self._next_ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (B, V)
-        if self._first_suppressed is not None:
-            logits[:, self._first_suppressed :] = -torch.inf
-        chosen = [self._choose(row, logits[i]) for i, row in enumerate(self._live)]
-        kept = []
-        for i, (row, token_id) in enumerate(zip(self._live, chosen, strict=True)):
-            self._made[row] += 1
-            if token_id in self._requests[row].stop_ids:
-                news.append(Token(row, None, "stop"))
-            elif self._made[row] >= self._requests[row].max_new_tokens:
-                news += [Token(row, token_id), Token(row, None, "length")]
-            else:
-                news.append(Token(row, token_id))
-                kept.append(i)
-        self._keep(kept, chosen)
-        return news
+        if self._prefilled:
+            self._rows.advance([self._made[row][-1] for row in self._live])
+        elif not self._rows.prefill(PREFILL_TOKENS):
+            return [*news, Token(self._live[0], None)]
+        self._prefilled = True
+        return news + self._choose_all(self._rows)
 
     def cancel(self, row: int) -> None:
         """Stop one row before the next step."""
@@ -83,41 +64,50 @@ class TorchDecode:
     def close(self) -> None:
         """Free the caches."""
         self._live = []
-        self._cache = None
+        self._rows = None
+
+    def _choose_all(self, rows: Rows) -> list[Token]:
+        logits = rows.logits(self._columns)  # (B, V)
+        greedy = logits.argmax(-1).tolist()
+        news: list[Token] = []
+        going: list[int] = []
+        for place, row in enumerate(self._live):
+            request, made = self._requests[row], self._made[row]
+            token_id = greedy[place] if request.temperature <= 0 else self._sample(row, logits[place])
+            ended = token_id in request.stop_ids
+            if not ended:
+                made.append(token_id)
+                news.append(Token(row, token_id))
+            if ended or len(made) >= request.max_new_tokens:
+                news.append(Token(row, None, "stop" if ended else "length"))
+                self._give_away(rows, place, row, pending=not ended)
+            else:
+                going.append(place)
+        self._go_on_with(going)
+        return news
+
+    def _give_away(self, rows: Rows, place: int, row: int, *, pending: bool) -> None:
+        """Hand an ended row to whoever keeps rows; the newest token was not run where it is ``pending``."""
+        if self._keep is not None:
+            made = self._made[row][:-1] if pending else self._made[row]
+            self._keep(rows, place, (*self._requests[row].input_ids, *made))
 
     def _drop_cancelled(self) -> list[Token]:
         gone = [row for row in self._live if row in self._cancelled]
-        if not gone:
-            return []
-        kept = [i for i, row in enumerate(self._live) if row not in self._cancelled]
-        self._select(kept)
-        self._next_ids = self._next_ids[kept]
+        if gone:
+            self._go_on_with([place for place, row in enumerate(self._live) if row not in self._cancelled])
         return [Token(row, None, "cancelled") for row in gone]
 
-    def _keep(self, kept: list[int], chosen: Sequence[int]) -> None:
-        """Go on with some rows of the current batch, each continued by its chosen token."""
-        self._next_ids = torch.tensor([[chosen[i]] for i in kept], dtype=torch.long, device=self._device)  # (B', 1)
-        if len(kept) < len(self._live):
-            self._select(kept)
-        if kept:
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), 1)], dim=1)
-
-    def _select(self, kept: list[int]) -> None:
-        self._live = [self._live[i] for i in kept]
-        if not self._live:
+    def _go_on_with(self, places: Sequence[int]) -> None:
+        if not places:
             self.close()
-            return
-        index = torch.tensor(kept, device=self._device)
-        self._mask = self._mask[index]
-        if self._cache.get_seq_length() > 0:
-            self._cache.batch_select_indices(index)
+        elif self._rows is not None and len(places) < len(self._live):
+            self._live = [self._live[place] for place in self._rows.select(places)]
 
-    def _choose(self, row: int, logits: Tensor) -> int:
-        """Pick a token from logits (V,): greedy at temperature 0, else top-k and nucleus sampling."""
+    def _sample(self, row: int, logits: Tensor) -> int:
+        """Pick a token from logits (V,): top-k, then nucleus sampling."""
         request = self._requests[row]
-        if request.temperature <= 0:
-            return int(logits.argmax())
-        scaled = logits.float().cpu() / request.temperature
+        scaled = logits.cpu() / request.temperature
         if request.top_k:
             scaled[scaled < scaled.topk(min(request.top_k, scaled.numel())).values[-1]] = -torch.inf
         probabilities, order = scaled.softmax(-1).sort(descending=True)

@@ -2,72 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.models.kept import MIN_REUSE, Ids, KeptRows, Prefix
+from guardrail_plugin.models.rows import Engine, Rows
 from guardrail_plugin.models.torch_decode import TorchDecode
 from guardrail_plugin.pool.protocol import Decode, GenerateRequest, ScoreRequest, ScoreResult
 
-# Architectures whose logits are exactly hidden @ output_embedding.T: for them only the label columns are computed.
-# Others scale or cap their logits (Gemma 2, Granite, Cohere), so their own head is asked.
-_PLAIN_HEADS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma"})
-
 
 class TorchReplica:
-    """Scores and decodes with a causal language model. Used by one thread at a time.
+    """Scores and decodes with an engine. Used by one thread at a time; the engine and the kept rows may be shared.
 
-    Attributes:
+    Whatever begins like something that was run lately starts from its keys and values: a shared template, a response
+    after its verdict, a conversation's next turn, the windows of one text, a growing output.
+
+    Args:
+        engine: computes.
+        kept: rows that may be needed again; ``None``: every row starts from nothing.
         first_suppressed: ids from here on are never generated (a guardian's control tokens); ``None``: no limit.
+        keep_answers: whether the rows of ended decodes are kept too (a chat's next turn begins with them).
+        nbytes: what the replica takes on its device.
+        batch_tokens: the batch that was found best for this device; 0: not measured.
+        on_close: told once.
     """
 
-    def __init__(self, *, model: Any, device: str, first_suppressed: int | None = None, pad_id: int = 0) -> None:
-        self._model = model
-        self._device = torch.device(device)
-        self.first_suppressed = first_suppressed
-        self._pad_id = pad_id
-        self._plain_head = model.config.model_type in _PLAIN_HEADS
-        if getattr(model.config, "is_encoder_decoder", False):
-            raise ConfigError("a replica needs a decoder-only language model")
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        kept: KeptRows | None = None,
+        first_suppressed: int | None = None,
+        keep_answers: bool = False,
+        nbytes: int = 0,
+        batch_tokens: int = 0,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.kept = kept if engine.reuses else None
+        self.nbytes = nbytes
+        self.batch_tokens = batch_tokens
+        self._columns = slice(first_suppressed)
+        self._keep_answers = keep_answers
+        self._on_close = on_close
 
     @torch.inference_mode()
     def score(self, batch: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        """Answer every request with log-probabilities over its label tokens.
+        """Answer every request with log-probabilities over its label tokens."""
+        prompts = [request.input_ids for request in batch]
+        self._share_prefixes(batch)
+        prefixes = self._prefixes(prompts)
+        rows = self.engine.open(prompts, prefixes)
+        rows.prefill()
+        labels = [request.label_ids for request in batch]
+        columns = sorted({label for row in labels for label in row})
+        at = {label: i for i, label in enumerate(columns)}
+        logits = rows.logits(torch.tensor(columns)).cpu()  # (B, K)
+        for place, (prompt, prefix) in enumerate(zip(prompts, prefixes, strict=True)):
+            self._keep(rows, place, prompt, prefix)
+        return [_result(row, [at[label] for label in own]) for row, own in zip(logits, labels, strict=True)]
 
-        Right padding under a causal mask: no real token can see a padded one, so no attention mask is needed.
-        """
-        lengths = [len(request.input_ids) for request in batch]
-        ids = torch.full((len(batch), max(lengths)), self._pad_id, dtype=torch.long)  # (B, L)
-        for row, request in enumerate(batch):
-            ids[row, : lengths[row]] = torch.tensor(request.input_ids)
-        last = torch.tensor(lengths) - 1  # (B,)
-        logits = self._label_logits(ids.to(self._device), last.to(self._device), [r.label_ids for r in batch])
-        return [ScoreResult(tuple(row.log_softmax(-1).tolist())) for row in logits]
-
+    @torch.inference_mode()
     def start(self, batch: Sequence[GenerateRequest]) -> Decode:
-        """Prefill the batch and return its step-wise decode."""
-        return TorchDecode(
-            self._model, batch, device=self._device, first_suppressed=self.first_suppressed, pad_id=self._pad_id
-        )
+        """Open the batch and return its step-wise decode; its first steps run the prompts."""
+        prompts = [request.input_ids for request in batch]
+        room = max(request.max_new_tokens for request in batch)
+        rows = self.engine.open(prompts, self._prefixes(prompts), room=room)
+        keep = self._keep_answer if self._keep_answers else None
+        return TorchDecode(batch, rows, columns=self._columns, keep=keep)
 
     def close(self) -> None:
-        """Drop the weights. Other replicas that share them keep theirs."""
-        self._model = None
+        """Let go of the weights. Other replicas that share them keep theirs."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
-    def _label_logits(self, ids: Tensor, last: Tensor, labels: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """Return per row the logits of its label tokens: B tensors (K,) in float32."""
-        rows = torch.arange(len(ids), device=ids.device)
-        if self._plain_head:
-            hidden = self._model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, d)
-            final = hidden[rows, last]  # (B, d)
-            weight = self._model.get_output_embeddings().weight  # (V, d)
-            if all(row == labels[0] for row in labels):
-                at = torch.tensor(labels[0], device=ids.device)
-                return list((final @ weight[at].T).float())
-            return [(final[i] @ weight[torch.tensor(row, device=ids.device)].T).float() for i, row in enumerate(labels)]
-        keep, where = torch.unique(last, return_inverse=True)
-        full = self._model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits  # (B, U, V)
-        return [full[i, where[i], torch.tensor(row, device=ids.device)].float() for i, row in enumerate(labels)]
+    def _share_prefixes(self, batch: Sequence[ScoreRequest]) -> None:
+        """Run declared prefixes that nobody has run yet, once each."""
+        if self.kept is None:
+            return
+        declared = {r.input_ids[: r.prefix_len] for r in batch if MIN_REUSE <= r.prefix_len < len(r.input_ids)}
+        news = [ids for ids in declared if not self.kept.covers(ids)]
+        if news:
+            prefixes = self._prefixes(news)
+            rows = self.engine.open(news, prefixes)
+            rows.prefill()
+            for place, (ids, prefix) in enumerate(zip(news, prefixes, strict=True)):
+                self._keep(rows, place, ids, prefix)
+
+    def _prefixes(self, prompts: Sequence[Ids]) -> list[Prefix]:
+        if self.kept is None:
+            return [Prefix()] * len(prompts)
+        return [self.kept.longest(prompt, most=len(prompt) - 1) for prompt in prompts]  # the last one must be run
+
+    def _keep(self, rows: Rows, place: int, ids: Ids, prefix: Prefix) -> None:
+        if self.kept is None or len(ids) - prefix.length < MIN_REUSE:
+            return
+        rest = rows.segment(place, prefix.length)
+        if rest is not None:
+            self.kept.put(ids, (*prefix.segments, rest))
+
+    def _keep_answer(self, rows: Rows, place: int, ids: Ids) -> None:
+        self._keep(rows, place, ids, Prefix())
+
+
+def _result(logits: Tensor, columns: Sequence[int]) -> ScoreResult:
+    return ScoreResult(tuple(logits[columns].log_softmax(-1).tolist()))

@@ -7,6 +7,7 @@ from guardrail_plugin.pool.protocol import (
     FinishReason,
     GenerateRequest,
     Generation,
+    PlacedFactory,
     Replica,
     ReplicaFactory,
     Request,
@@ -14,16 +15,20 @@ from guardrail_plugin.pool.protocol import (
     ScoreResult,
     Token,
 )
-from guardrail_plugin.pool.stats import PoolStats, SlotStats
+from guardrail_plugin.pool.stats import Distribution, PoolStats, PrefixStats, SlotStats
+from guardrail_plugin.pool.tenancy import on_behalf_of
 
 __all__ = [
     "Decode",
+    "Distribution",
     "FinishReason",
     "GenerateRequest",
     "Generation",
     "InferencePool",
     "OnFull",
+    "PlacedFactory",
     "PoolStats",
+    "PrefixStats",
     "Replica",
     "ReplicaFactory",
     "Request",
@@ -32,4 +37,5 @@ __all__ = [
     "SlotStats",
     "Token",
     "default_pool",
+    "on_behalf_of",
 ]

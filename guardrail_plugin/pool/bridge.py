@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolError
+from guardrail_plugin.pool.admission import Limits
 from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import AnyJob, ScoreJob
 from guardrail_plugin.pool.protocol import ScoreResult
-from guardrail_plugin.pool.scheduler import Limits
 
 Flow: TypeAlias = Generator["Future[None]", None, None]
 """Yields what it waits for. Closing it early gives up what it started."""

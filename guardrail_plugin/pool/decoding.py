@@ -72,6 +72,10 @@ class Decodes:
         self._note()
         return None if failure is None else self._recover(current, failure)
 
+    def runs(self, model: str) -> bool:
+        """Tell whether a decode of this model is in progress."""
+        return any(one.model == model for one in self._open)
+
     def drop(self, model: str | None = None) -> list[GenerateJob]:
         """Close the decodes of a model, or all, and return their unfinished jobs."""
         dropped = [one for one in self._open if model is None or one.model == model]
@@ -115,7 +119,8 @@ class Decodes:
     def _end(self, current: _Open, row: int, reason: FinishReason) -> None:
         job = current.rows.pop(row)
         for ended in self._queue.finish([job], "cancelled" if reason == "cancelled" else "completed"):
-            ended.answer(ended.generation(reason))
+            if isinstance(ended, GenerateJob):
+                ended.answer(ended.generation(reason))
 
     def _recover(self, current: _Open, failure: BaseException) -> Loss | None:
         """Go on with each half of the rows apart, from the tokens they have; a single row that failed is refused."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from guardrail_plugin.pool.jobqueue import JobQueue
-from guardrail_plugin.pool.protocol import ReplicaFactory
+from guardrail_plugin.pool.protocol import PlacedFactory, ReplicaFactory
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.worker import Worker
 
@@ -20,13 +20,21 @@ _RETIRE_AFTER = 5
 class Engine:
     """Started once, joined once."""
 
-    def __init__(self, *, queue: JobQueue, factories: Mapping[str, ReplicaFactory], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        factories: Mapping[str, ReplicaFactory],
+        clock: Callable[[], float],
+        grows: bool = False,
+    ) -> None:
         self._queue = queue
         self._factories = factories
         self._clock = clock
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._to_grow = set(range(len(queue.slots))) if grows else set()
 
     def start(self) -> None:
         """Start all threads."""
@@ -60,10 +68,21 @@ class Engine:
             clock=self._clock,
             stop=self._stop,
             on_death=self._replace,
+            on_build=self._grow,
         )
         with self._lock:  # two threads may die at once
             self._threads = [thread for thread in self._threads if thread.is_alive()] + [worker.thread]
             worker.thread.start()
+
+    def _grow(self, slot: Slot, model: str) -> None:
+        """Add the slots that this one's device is good for, once a factory can tell. Called in the slot's thread."""
+        factory = self._factories[model]
+        with self._lock:
+            if slot.index not in self._to_grow or not isinstance(factory, PlacedFactory):
+                return
+            self._to_grow.remove(slot.index)
+        for new in self._queue.widen(slot, factory.places(slot.device)):
+            self._spawn(new)
 
     def _replace(self, slot: Slot) -> None:
         """Called in the thread that dies."""

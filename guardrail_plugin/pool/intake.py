@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.pool.jobs import GenerateJob, ScoreJob
 from guardrail_plugin.pool.protocol import GenerateRequest, ReplicaFactory, ScoreRequest
+from guardrail_plugin.pool.tenancy import check_tenant, current_tenant
 
 MAX_PRIORITY = 10
 """Priorities go from minus this to this. One level counts like one second of waiting (``lane.PRIORITY_STEP_S``)."""
@@ -22,11 +23,13 @@ class Terms:
         timeout_s: as the caller said it; for the error's message.
         deadline: absolute, on the pool's clock.
         priority: higher goes sooner.
+        tenant: on whose account.
     """
 
     timeout_s: float | None
     deadline: float | None
     priority: int
+    tenant: str = ""
 
 
 class Intake:
@@ -38,16 +41,18 @@ class Intake:
         factories: Mapping[str, ReplicaFactory],
         clock: Callable[[], float],
         check: Callable[[], None],
+        coalesce: bool = True,
     ) -> None:
         self._factories = factories
         self._clock = clock
         self._check = check
+        self._coalesce = coalesce
 
-    def terms(self, *, timeout_s: float | None, priority: int) -> Terms:
-        """Start the clock for a request or a list.
+    def terms(self, *, timeout_s: float | None, priority: int, tenant: str | None = None) -> Terms:
+        """Start the clock for a request or a list. ``tenant=None``: the one whose turn ``on_behalf_of`` says it is.
 
         Raises:
-            ConfigError: ``timeout_s`` is no number, or ``priority`` is out of range.
+            ConfigError: ``timeout_s`` is no number, ``priority`` is out of range, or ``tenant`` is no string.
             PoolClosed: this process is a forked child of the pool's.
         """
         self._check()
@@ -55,11 +60,12 @@ class Intake:
             raise ConfigError(
                 f"priority must be a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {priority!r}"
             )
+        account = current_tenant() if tenant is None else check_tenant(tenant)
         if timeout_s is None or timeout_s == math.inf:
-            return Terms(None, None, priority)
+            return Terms(None, None, priority, account)
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not math.isfinite(timeout_s):
             raise ConfigError(f"timeout_s must be a number of seconds or None, got {timeout_s!r}")
-        return Terms(timeout_s, self._clock() + timeout_s, priority)
+        return Terms(timeout_s, self._clock() + timeout_s, priority, account)
 
     def check_model(self, model: str) -> None:
         """Raise ConfigError if the model is not registered; the message names the nearest that is."""
@@ -76,6 +82,9 @@ class Intake:
             deadline=terms.deadline,
             timeout_s=terms.timeout_s,
             priority=terms.priority,
+            tenant=terms.tenant,
+            # Equal texts of different tenants run apart: else one could tell by the clock what another has asked.
+            key=(terms.tenant, request) if self._coalesce else None,
             request=request,
         )
 
@@ -92,8 +101,10 @@ class Intake:
             model=request.model,
             kind="generate",
             tokens=max(1, request.tokens),
+            reserve=request.max_new_tokens,
             deadline=terms.deadline,
             timeout_s=terms.timeout_s,
             priority=terms.priority,
+            tenant=terms.tenant,
             request=request,
         )

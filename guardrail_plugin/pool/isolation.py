@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from guardrail_plugin.core.errors import PoolOverloaded
 from guardrail_plugin.pool.health import is_out_of_memory, kills_replica
 from guardrail_plugin.pool.jobs import AnyJob
 from guardrail_plugin.pool.ledger import JobT
@@ -72,8 +73,9 @@ def contain(failure: BaseException, part: list[JobT], *, queue: _Book, slot: Slo
         return Loss(failure, list(part))
     if is_out_of_memory(failure):
         queue.ran_out_of_memory(part, slot=slot)
-    if len(part) == 1:
-        queue.refuse(part[0], failure)
+    if len(part) == 1 or isinstance(failure, PoolOverloaded):  # whoever is too busy for all is for each half
+        for job in part:
+            queue.refuse(job, failure)
         return []
     middle = len(part) // 2
     return [part[:middle], part[middle:]]

@@ -6,26 +6,32 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
+from guardrail_plugin.pool.admission import Fit, Limits
 from guardrail_plugin.pool.isolation import Loss
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
 from guardrail_plugin.pool.lane import Room
 from guardrail_plugin.pool.ledger import CLOSED, JobT, Ledger
-from guardrail_plugin.pool.scheduler import Limits
 from guardrail_plugin.pool.shelf import no_replica
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.tickets import Ticket
-from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn, StepTurn, Turn
+from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn, StepTurn, TidyTurn, Turn
 
-_RETRY_AFTER_UNMEASURED_S = 1.0
-_RETRY_AFTER_LEAST_S = 0.05
-_RETRY_AFTER_MOST_S = 60.0
+_NO_ROOM: dict[Fit, str] = {"full": "the queue is full", "over share": "this tenant's part of the queue is full"}
 
 
 class JobQueue(Ledger):
     """Thread-safe. Jobs that a method ends are answered by it, after it has let go of the lock."""
 
-    def __init__(self, *, limits: Limits, slots: Sequence[Slot], max_attempts: int, clock: Callable[[], float]) -> None:
-        super().__init__(limits=limits, slots=slots, clock=clock)
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        slots: Sequence[Slot],
+        max_attempts: int,
+        clock: Callable[[], float],
+        max_model_bytes: int | None = None,
+    ) -> None:
+        super().__init__(limits=limits, slots=slots, clock=clock, max_model_bytes=max_model_bytes)
         self._max_attempts = max_attempts
 
     # -- callers
@@ -51,16 +57,17 @@ class JobQueue(Ledger):
                 raise GuardianTimeout(late[0].timeout_s or 0.0)
             if not self._scheduler.could_fit(jobs):
                 raise self._too_large(jobs)
-            if any(self._too_late(job, now) for job in jobs):
+            if self._too_late(jobs, now):
                 raise self._overloaded("the estimated wait is longer than the deadline allows", jobs)
             for job in jobs:
                 job.future.on_cancel = partial(self.withdraw, job)
-            if not self._tickets and self._enqueue(jobs, now):
+            fit: Fit = "full"
+            if self._tickets.lets_by(jobs[0].tenant) and (fit := self._enqueue(jobs, now)) == "fits":
                 return None
             if not wait:
-                raise self._overloaded("the queue is full", jobs)
+                raise self._overloaded(_NO_ROOM[fit], jobs)
             ticket = Ticket(jobs)
-            self._tickets.add(ticket)
+            self._tickets.add(ticket, fit=fit)
             self._wake_timer(ticket.deadline)
             return ticket
 
@@ -92,17 +99,18 @@ class JobQueue(Ledger):
                     return ExpireTurn(expired)
                 if (turn := self._choose(slot, now)) is not None:
                     return turn
+                if slot.unwanted:
+                    return TidyTurn()
                 slot.phase = "idle"
                 mends_at = slot.mends_at(now)
                 self._work.wait(None if mends_at is None else max(0.0, mends_at - now))
         return None
 
     def wanted(self, jobs: Sequence[JobT]) -> list[JobT]:
-        """Return the jobs for whose answer somebody still waits; end the others."""
-        abandoned = [job for job in jobs if job.abandoned]
-        if abandoned:
-            self.finish(abandoned, "cancelled")
-        return [job for job in jobs if job.state == "running"]
+        """Return who leads the jobs' runs by now, where somebody still waits for the answer; end the others."""
+        with self._lock:
+            leaders = [(self._wanted(job), job) for job in jobs]
+        return [leader for leader, job in leaders if isinstance(leader, type(job))]
 
     def ran(self, rows: Sequence[AnyJob], *, slot: Slot, seconds: float, backlog: bool) -> None:
         """Note a score batch or prefill that went through. ``backlog``: it had left others waiting."""
@@ -114,9 +122,11 @@ class JobQueue(Ledger):
             tally.tokens += tokens
             tally.padded_tokens += _padded(rows)
             tally.execution_s += seconds
-            slot.budget(rows[0].model).fitted()
+            tally.runs.add(seconds)
+            tally.sizes.add(len(rows))
+            slot.budget(rows[0].model, rows[0].kind).fitted()
             slot.circuit(rows[0].model).answered()
-            if backlog:
+            if backlog or self._as_good_as_full(rows, slot):
                 self._pace.add(tokens, seconds)
 
     def stepped(self, *, seconds: float) -> None:
@@ -124,12 +134,14 @@ class JobQueue(Ledger):
         with self._lock:
             self._tally.decode_steps += 1
             self._tally.execution_s += seconds
+            if self._scheduler.waits("score"):
+                self._pace.lost(seconds)
 
     def ran_out_of_memory(self, rows: Sequence[AnyJob], *, slot: Slot) -> None:
         """Note a batch that did not fit."""
         with self._lock:
             self._tally.oom_splits += 1
-            slot.budget(rows[0].model).shrink(_padded(rows))
+            slot.budget(rows[0].model, rows[0].kind).shrink(_padded(rows))
 
     def refuse(self, job: AnyJob, error: BaseException) -> None:
         """Fail one job on which the model failed."""
@@ -143,13 +155,14 @@ class JobQueue(Ledger):
         with self._lock:
             now = self._clock()
             slot.restarts += 1
-            if all(job.attempts == 0 for job in loss.suspects):
+            suspects = [self._leader(job) for job in loss.suspects]
+            if all(job.attempts == 0 for job in suspects):
                 slot.circuit(loss.model).died(loss.error, now)
-            given_up = self._try_again(loss.suspects, now)
+            given_up = self._try_again(suspects, now)
             self._requeue(loss.bystanders, now)
             stranded = self._end_if_broken(loss.model, now)
         for job in given_up:
-            job.fail(_died_under(job, loss.error))
+            job.fail(self._died_under(job, loss.error))
         for job in stranded:
             job.fail(no_replica(job.model, loss.error))
 
@@ -173,7 +186,7 @@ class JobQueue(Ledger):
             held = [job for job in self._scheduler.items() if job.owner == slot.index and job.state == "running"]
             given_up = self._try_again(held, self._clock())
         for job in given_up:
-            job.fail(_died_under(job, error))
+            job.fail(self._died_under(job, error))
 
     def retire(self, slot: Slot) -> None:
         """Do without a slot whose thread cannot be kept alive. If it was the last, nobody is left to wait for."""
@@ -207,18 +220,36 @@ class JobQueue(Ledger):
 
     def _take(self, anchor: AnyJob, room: Room, slot: Slot) -> list[AnyJob]:
         now = self._clock()
+        self._residents.used(slot.device, anchor.model)
         rows = []
         for job in self._scheduler.take(anchor, room, owner=slot.index):
-            first = not job.future.running()
-            if job.abandoned or not job.future.begin():
-                self._finish([job], "cancelled")
-                continue
-            self._tally.wait_s += now - job.enqueued_at if first else 0.0
-            rows.append(job)
+            leader = self._start(job, now)
+            if leader is not None:
+                rows.append(leader)
         if self._scheduler.queued:
             self._wake_workers(now)
         self._room_was_made()
         return rows
+
+    def _start(self, job: AnyJob, now: float) -> AnyJob | None:
+        """Mark a job's future as running; if its caller has gone, that of the next who waits for its run, if any."""
+        leader = self._wanted(job)
+        while leader is not None:
+            first = not leader.future.running()
+            if leader.future.begin():
+                self._tally.began(now - leader.enqueued_at if first else None)
+                return leader
+            self._finish([leader], "cancelled")
+            leader = self._wanted(job)
+        return None
+
+    def _wanted(self, job: AnyJob) -> AnyJob | None:
+        """Return who leads a job's run, once those who do not care any more have left; ``None`` if it is over."""
+        leader = self._scheduler.leader(job)
+        while leader is not None and leader.abandoned:
+            self._finish([leader], "cancelled")
+            leader = self._scheduler.leader(job)
+        return leader if leader is not None and leader.state == "running" else None
 
     def _try_again(self, suspects: Sequence[AnyJob], now: float) -> list[AnyJob]:
         for job in suspects:
@@ -239,12 +270,26 @@ class JobQueue(Ledger):
             return _no_threads()
         return no_replica(model, circuits[0].error) if all(circuit.is_open(now) for circuit in circuits) else None
 
-    def _too_late(self, job: AnyJob, now: float) -> bool:
+    def _as_good_as_full(self, rows: Sequence[AnyJob], slot: Slot) -> bool:
+        budget = slot.budget(rows[0].model, rows[0].kind).tokens
+        return 2 * _padded(rows) >= budget or 2 * len(rows) >= self._scheduler.limits.max_batch
+
+    def _too_late(self, jobs: Sequence[AnyJob], now: float) -> bool:
         # Optimistic on purpose: decodes are not foreseen, and a raised priority passes. What turns out late expires.
-        if job.deadline is None or job.kind == "generate" or job.priority > 0:
+        deadline = min((job.deadline for job in jobs if job.deadline is not None), default=None)
+        if deadline is None or jobs[0].kind == "generate" or jobs[0].priority > 0:
             return False
-        wait_s = self._pace.wait_s(self._scheduler.tokens_of("score"), len(self.slots))
-        return wait_s is not None and now + wait_s > job.deadline
+        tokens = self._scheduler.tokens_ahead(jobs)
+        wait_s = self._pace.wait_s(tokens, self._working) if tokens else None
+        if wait_s is None:
+            return False  # nothing stands before it, or nothing is known
+        for job in jobs:
+            job.estimate_s = wait_s
+        return now + wait_s * self._caution.factor > deadline
+
+    @property
+    def _working(self) -> int:
+        return sum(slot.phase != "retired" for slot in self.slots)
 
     def _too_large(self, jobs: Sequence[AnyJob]) -> PoolOverloaded:
         limits = self._scheduler.limits
@@ -255,19 +300,18 @@ class JobQueue(Ledger):
 
     def _overloaded(self, reason: str, jobs: Sequence[AnyJob]) -> PoolOverloaded:
         self._tally.rejected += len(jobs)
-        wait_s = self._pace.wait_s(self._scheduler.queued_tokens, len(self.slots))
-        after_s = _RETRY_AFTER_UNMEASURED_S if wait_s is None else wait_s
-        return PoolOverloaded(reason, retry_after_s=min(max(after_s, _RETRY_AFTER_LEAST_S), _RETRY_AFTER_MOST_S))
+        after_s = self._pace.retry_after_s(self._scheduler.queued_tokens, self._working)
+        return PoolOverloaded(reason, retry_after_s=after_s)
+
+    def _died_under(self, job: AnyJob, error: BaseException) -> ReplicaDead:
+        what = f"{self._max_attempts} replicas of {job.model!r} died under this request ({type(error).__name__})"
+        failure = ReplicaDead(what)
+        failure.__cause__ = error
+        return failure
 
 
 def _padded(rows: Sequence[AnyJob]) -> int:
     return len(rows) * max(job.tokens for job in rows)
-
-
-def _died_under(job: AnyJob, error: BaseException) -> ReplicaDead:
-    failure = ReplicaDead(f"{job.attempts} replicas of {job.model!r} died under this request ({type(error).__name__})")
-    failure.__cause__ = error
-    return failure
 
 
 def _no_threads() -> ReplicaDead:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from guardrail_plugin.core.errors import GuardianTimeout, InferenceError
+from guardrail_plugin.core.errors import GuardianTimeout, InferenceError, PoolError
 from guardrail_plugin.pool.lane import Item
 from guardrail_plugin.pool.protocol import FinishReason, GenerateRequest, Generation, ScoreRequest, ScoreResult
 
@@ -49,17 +49,17 @@ class Reply(Future[ResultT]):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job(Item, Generic[ResultT]):
-    """A request with its caller's future. ``answer`` and ``fail`` are only for whoever ``Scheduler.finish`` told True.
+    """A request with its caller's future. ``answer`` and ``fail`` are only for whoever ``Scheduler`` named.
 
     Attributes:
         timeout_s: what the caller asked for; for the error's message.
-        attempts: replicas that died while they ran it.
+        estimate_s: how long it was thought to take when it came; ``None``: nothing stood before it.
         abandoned: nobody waits any more, though it runs: its answer may be dropped.
         future: what the caller waits on. Never touched under the pool's lock, except to mark it as running.
     """
 
     timeout_s: float | None = None
-    attempts: int = 0
+    estimate_s: float | None = None
     abandoned: bool = False
     future: Reply[ResultT] = field(default_factory=Reply, repr=False)
 
@@ -76,7 +76,13 @@ class Job(Item, Generic[ResultT]):
         self.fail(GuardianTimeout(self.timeout_s or 0.0))
 
     def refuse(self, error: BaseException) -> None:
-        """Tell the caller that the model failed on this request; the message names the error's type only."""
+        """Tell the caller that the model failed on this request; the message names the error's type only.
+
+        Errors of the pool's own kind, which a replica brings from a server or fleet, are told as they are.
+        """
+        if isinstance(error, PoolError):
+            self.fail(error)
+            return
         failure = InferenceError(f"the model failed on this request ({type(error).__name__})")
         failure.__cause__ = error
         self.fail(failure)

@@ -1,16 +1,16 @@
-"""One lane of the queue: waiting items of one model and one kind, in order of age and of length. Pure."""
+"""Lanes of the queue: waiting items of one model, kind and tenant, in order of age and of length. Pure."""
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 Kind: TypeAlias = Literal["score", "generate"]
-State: TypeAlias = Literal["new", "queued", "running", "done"]
+State: TypeAlias = Literal["new", "queued", "joined", "running", "done"]
 
 PRIORITY_STEP_S = 1.0
 """One level of priority counts like this many seconds of waiting, so that no level can starve another."""
@@ -20,7 +20,7 @@ _COMPACT_FROM = 64
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Item:
-    """What the scheduler knows about a request. ``enqueued_at``, ``seq``, ``state`` and ``owner`` are the scheduler's.
+    """What the scheduler knows about a request. From ``enqueued_at`` on the fields are the scheduler's.
 
     Attributes:
         model: key of the model that must answer.
@@ -28,7 +28,12 @@ class Item:
         tokens: length of the input; what it costs a batch is the longest length of the batch.
         deadline: absolute, on the scheduler's clock; ``None``: waits as long as it takes.
         priority: higher goes sooner, as if it had come ``priority * PRIORITY_STEP_S`` seconds earlier.
+        tenant: on whose account it runs; tenants get equal shares.
+        key: items with equal keys are answered by one run; ``None``: by a run of its own.
+        reserve: tokens that it may make, charged to the tenant with the input's.
         solo: runs in a batch of its own, because a replica died while it ran.
+        attempts: replicas that died while they ran it.
+        run: which run answers it: the ``seq`` of the item that began it.
         owner: index of the slot that runs it.
     """
 
@@ -37,9 +42,14 @@ class Item:
     tokens: int
     deadline: float | None = None
     priority: int = 0
+    tenant: str = field(default="", repr=False)
+    key: Hashable = field(default=None, repr=False)
+    reserve: int = 0
     solo: bool = False
+    attempts: int = 0
     enqueued_at: float = 0.0
     seq: int = -1
+    run: int = -1
     state: State = "new"
     owner: int | None = None
 
@@ -47,6 +57,11 @@ class Item:
     def age_key(self) -> float:
         """The time it counts as having come: smaller goes first."""
         return self.enqueued_at - self.priority * PRIORITY_STEP_S
+
+    @property
+    def cost(self) -> int:
+        """What its tenant is charged, in tokens."""
+        return self.tokens + self.reserve
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -88,7 +103,7 @@ class LazyHeap(Generic[ItemT]):
 
 
 class Lane(Generic[ItemT]):
-    """Waiting items of one (model, kind)."""
+    """Waiting items of one model, kind and tenant."""
 
     def __init__(self) -> None:
         self._by_age: LazyHeap[ItemT] = LazyHeap(lambda item: item.state == "queued")
@@ -116,27 +131,67 @@ class Lane(Generic[ItemT]):
         first = self._by_age.peek()
         return first[1] if first else None
 
-    def around(self, anchor: ItemT, room: Room) -> list[ItemT]:
-        """Return a batch: the anchor and its nearest neighbours in length, as many as there is room for."""
-        if anchor.solo:
-            return [anchor]
-        low = self._place(anchor)  # the batch is by_length[low:high]; padding is least in a contiguous run
-        high = low + 1
-        longest = anchor.tokens
-        while high - low < room.rows:
-            rows = high - low + 1
-            shorter = anchor.tokens - self._by_length[low - 1][0] if low > 0 else None
-            longer = self._by_length[high][0] - anchor.tokens if high < len(self._by_length) else None
-            shorter_fits = shorter is not None and rows * longest <= room.tokens
-            longer_fits = longer is not None and rows * (anchor.tokens + longer) <= room.tokens
-            if shorter is not None and shorter_fits and not (longer is not None and longer_fits and longer < shorter):
-                low -= 1
-            elif longer is not None and longer_fits:
-                longest = anchor.tokens + longer
-                high += 1
-            else:
-                break
-        return [item for _, _, item in self._by_length[low:high]]
+    def near(self, anchor: ItemT) -> Nearest[ItemT]:
+        """Look outwards from an item's length; the item itself is left out."""
+        at = self._place(anchor)
+        is_here = at < len(self._by_length) and self._by_length[at][2] is anchor
+        return Nearest(self._by_length, low=at, high=at + is_here, length=anchor.tokens)
 
     def _place(self, item: ItemT) -> int:
         return bisect_left(self._by_length, (item.tokens, item.seq), key=lambda entry: (entry[0], entry[1]))
+
+
+class Nearest(Generic[ItemT]):
+    """One lane's items from the nearest in length outwards. What it has handed out is a contiguous run of lengths."""
+
+    def __init__(self, entries: list[tuple[int, int, ItemT]], *, low: int, high: int, length: int) -> None:
+        self._entries = entries
+        self._low = low  # entries[low:high] have been handed out, or are the anchor
+        self._high = high
+        self._length = length
+
+    def next(self, fits: Callable[[int], bool]) -> ItemT | None:
+        """Return the next item for whose length there is room; the shorter of two that are equally near."""
+        shorter = self._entries[self._low - 1] if self._low > 0 else None
+        longer = self._entries[self._high] if self._high < len(self._entries) else None
+        if shorter is not None and not fits(shorter[0]):
+            shorter = None
+        if longer is not None and not fits(longer[0]):
+            longer = None
+        if shorter is not None and (longer is None or self._length - shorter[0] <= longer[0] - self._length):
+            self._low -= 1
+            return shorter[2]
+        if longer is not None:
+            self._high += 1
+            return longer[2]
+        return None
+
+
+def gather(lanes: Mapping[str, Lane[ItemT]], anchor: ItemT, room: Room, *, had: Callable[[str], float]) -> list[ItemT]:
+    """Return a batch: the anchor and neighbours in length, as many as there is room for, shortest first.
+
+    Args:
+        lanes: by tenant; all of one model and kind.
+        had: what a tenant has been served so far. Each place goes to the tenant that has had least, this batch counted.
+    """
+    if anchor.solo:
+        return [anchor]
+    batch = [anchor]
+    longest = anchor.tokens
+    line = [(had(tenant) + anchor.cost * (tenant == anchor.tenant), tenant) for tenant in lanes]
+    heapq.heapify(line)
+    near = {tenant: lane.near(anchor) for tenant, lane in lanes.items()}
+
+    def fits(length: int) -> bool:
+        return (len(batch) + 1) * max(longest, length) <= room.tokens
+
+    while line and len(batch) < room.rows:
+        so_far, tenant = line[0]
+        item = near[tenant].next(fits)
+        if item is None:
+            heapq.heappop(line)  # room only gets less
+            continue
+        batch.append(item)
+        longest = max(longest, item.tokens)
+        heapq.heapreplace(line, (so_far + item.cost, tenant))
+    return sorted(batch, key=lambda item: (item.tokens, item.seq))

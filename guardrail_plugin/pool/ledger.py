@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from guardrail_plugin.core.errors import PoolClosed
-from guardrail_plugin.pool.health import Pace
+from guardrail_plugin.pool.admission import Fit, Limits
+from guardrail_plugin.pool.health import Caution, Pace
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob
-from guardrail_plugin.pool.scheduler import Limits, Scheduler
+from guardrail_plugin.pool.residents import Residents
+from guardrail_plugin.pool.scheduler import Scheduler
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.stats import Ending, Phase, PoolStats, Tally
 from guardrail_plugin.pool.tickets import Tickets
 
-JobT = TypeVar("JobT", bound=AnyJob)
+JobT = TypeVar("JobT", bound=AnyJob)  # of who asks about jobs of one kind
 
 CLOSED: dict[Phase, str] = {
     "new": "the pool has not been entered: use it inside 'with InferencePool() as pool:' or 'async with'",
@@ -35,9 +37,16 @@ class Ledger:
         slots: who takes work.
     """
 
-    def __init__(self, *, limits: Limits, slots: Sequence[Slot], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        slots: Sequence[Slot],
+        clock: Callable[[], float],
+        max_model_bytes: int | None = None,
+    ) -> None:
         self.phase: Phase = "new"
-        self.slots = slots
+        self.slots = list(slots)
         self._clock = clock
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # workers wait for something to run
@@ -48,6 +57,8 @@ class Ledger:
         self._abandoned: deque[AnyJob] = deque()  # appended to without the lock, also by the garbage collector
         self._tally = Tally()
         self._pace = Pace()
+        self._caution = Caution()
+        self._residents = Residents(max_model_bytes)
         self._timer_until: float | None = None
 
     def open(self) -> None:
@@ -60,6 +71,33 @@ class Ledger:
             if self.phase != "new":
                 raise PoolClosed("a pool is entered once; make a new one")
             self.phase = "open"
+
+    def widen(self, slot: Slot, devices: Sequence[str]) -> list[Slot]:
+        """Put a slot on the first device and add slots like it on the others. Nothing while the pool is not open."""
+        with self._lock:
+            if self.phase != "open" or not devices:
+                return []
+            slot.device = devices[0]
+            first = len(self.slots)
+            news = [slot.twin(index=first + i, device=device) for i, device in enumerate(devices[1:])]
+            self.slots += news
+            return news
+
+    def built(self, slot: Slot, model: str, *, nbytes: int) -> None:
+        """Note a new replica; the models that must make room for it are closed when their slots have a moment."""
+        with self._lock:
+            self._crowd_out(slot, self._residents.came(slot.device, model, slot=slot.index, nbytes=nbytes))
+
+    def closed(self, slot: Slot, model: str) -> None:
+        """Note that a slot has no replica of the model any more."""
+        with self._lock:
+            slot.unwanted.discard(model)
+            self._residents.left(slot.device, model, slot=slot.index)
+
+    def needs_room(self, slot: Slot, model: str) -> None:
+        """Ask all other models to leave the device of a slot."""
+        with self._lock:
+            self._crowd_out(slot, self._residents.others(slot.device, model))
 
     def drain(self, drain_s: float) -> None:
         """Admit no more, and wait until everything has ended, at most ``drain_s``."""
@@ -82,8 +120,11 @@ class Ledger:
         for job in left:
             job.fail(PoolClosed("the pool was closed before this request was answered"))
 
-    def finish(self, jobs: Iterable[JobT], how: Ending) -> list[JobT]:
-        """End jobs and return those that had not ended: the caller, and nobody else, must answer these."""
+    def finish(self, jobs: Iterable[AnyJob], how: Ending) -> list[AnyJob]:
+        """End jobs and return those that had not ended: the caller, and nobody else, must answer these.
+
+        An answer or a failure also ends whoever has joined their runs; a cancelled job leaves alone.
+        """
         with self._lock:
             return self._finish(jobs, how)
 
@@ -112,59 +153,90 @@ class Ledger:
                 queued_tokens=self._scheduler.queued_tokens,
                 blocked=len(self._tickets),
                 running=self._scheduler.running,
+                joined=self._scheduler.joined,
+                tenants=self._scheduler.tenants(now),
                 submitted=tally.submitted,
                 completed=tally.completed,
                 failed=tally.failed,
                 cancelled=tally.cancelled,
                 expired=tally.expired,
                 rejected=tally.rejected,
+                coalesced=self._scheduler.coalesced,
                 batches=tally.batches,
+                tokens=tally.tokens,
+                tokens_per_s=self._pace.tokens_per_s or 0.0,
                 decode_steps=tally.decode_steps,
                 mean_batch_size=tally.mean_batch_size,
                 padding_ratio=tally.padding_ratio,
                 oom_splits=tally.oom_splits,
                 replica_restarts=sum(slot.restarts for slot in self.slots),
-                wait_s=tally.wait_s,
+                wait_s=tally.waits.distribution().total,
                 execution_s=tally.execution_s,
+                waits=tally.waits.distribution(),
+                runs=tally.runs.distribution(),
+                sizes=tally.sizes.distribution(),
                 slots=tuple(slot.stats(now) for slot in self.slots),
             )
 
     # Below: the lock is held.
 
-    def _finish(self, jobs: Iterable[JobT], how: Ending) -> list[JobT]:
-        ended = [job for job in jobs if self._scheduler.finish(job)]
-        for _ in ended:
+    def _crowd_out(self, slot: Slot, models: Sequence[str]) -> None:
+        if models:
+            for neighbour in self.slots:
+                if neighbour.device == slot.device:
+                    neighbour.unwanted.update(model for model in models if model in neighbour.models)
+            self._work.notify_all()
+
+    def _finish(self, jobs: Iterable[AnyJob], how: Ending) -> list[AnyJob]:
+        if how == "cancelled":
+            ended = [job for job in jobs if self._scheduler.finish(job)]
+        else:
+            ended = [one for job in jobs for one in self._scheduler.settle(job)]
+        for job in ended:
             self._tally.ended(how)
+            if how == "completed":
+                self._learn(job, in_time=True)
         self._room_was_made()
         return ended
 
     def _expire(self, now: float) -> list[AnyJob]:
         expired = self._scheduler.expire(now)
-        for _ in expired:
+        for job in expired:
             self._tally.ended("expired")
+            self._learn(job, in_time=False)
         if expired:
             self._room_was_made()
         return expired
 
-    def _enqueue(self, jobs: Sequence[AnyJob], now: float) -> bool:
+    def _learn(self, job: AnyJob, *, in_time: bool) -> None:
+        if job.estimate_s is not None:
+            took_s = self._clock() - job.enqueued_at
+            self._caution.saw(estimated_s=job.estimate_s, took_s=took_s, in_time=in_time)
+
+    def _enqueue(self, jobs: Sequence[AnyJob], now: float) -> Fit:
         if not self._scheduler.admit(jobs, now):
-            return False
+            return self._scheduler.fit(jobs, now)
         self._tally.submitted += len(jobs)
         self._wake_timer(min((job.deadline for job in jobs if job.deadline is not None), default=None))
         self._wake_workers(now)
-        return True
+        return "fits"
 
     def _requeue(self, jobs: Iterable[AnyJob], now: float) -> None:
-        for job in jobs:
+        for job in map(self._leader, jobs):
             if isinstance(job, GenerateJob) and job.state == "running":
-                job.tokens = job.remaining().tokens
+                left = job.remaining()
+                job.tokens, job.reserve = left.tokens, left.max_new_tokens
             self._scheduler.requeue([job])
         self._wake_workers(now)
+
+    def _leader(self, job: AnyJob) -> AnyJob:
+        """Return who leads the job's run by now: it has another leader where the first was cancelled or expired."""
+        return self._scheduler.leader(job) or job
 
     def _drop_abandoned(self) -> None:
         while self._abandoned:
             job = self._abandoned.popleft()
-            if job.state == "queued":  # a running one is stopped by its worker
+            if job.state in ("queued", "joined"):  # a running one is stopped by its worker
                 self._finish([job], "cancelled")
 
     def _room_was_made(self) -> None:

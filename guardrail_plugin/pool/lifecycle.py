@@ -27,11 +27,11 @@ _open_pools: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
 class Lifecycle:
     """Owns the queue and the threads. ``InferencePool`` adds the requests."""
 
-    def __init__(self, *, queue: JobQueue, clock: Callable[[], float], drain_s: float) -> None:
+    def __init__(self, *, queue: JobQueue, clock: Callable[[], float], drain_s: float, grows: bool = False) -> None:
         self._queue = queue
         self._drain_s = drain_s
         self._factories: dict[str, ReplicaFactory] = {}
-        self._engine = Engine(queue=queue, factories=self._factories, clock=clock)
+        self._engine = Engine(queue=queue, factories=self._factories, clock=clock, grows=grows)
         self._pid: int | None = None
         self._closing = threading.Lock()
         self._closed = threading.Event()

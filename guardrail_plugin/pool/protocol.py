@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
 
@@ -71,7 +71,7 @@ Request: TypeAlias = ScoreRequest | GenerateRequest
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One step's news of one row: a new token, or the end of the row."""
+    """One step's news of one row: a new token, or the end of the row. Neither: its prompt is still being run."""
 
     row: int
     token_id: int | None
@@ -92,7 +92,11 @@ class Decode(Protocol):
 
 
 class Replica(Protocol):
-    """One copy of one model on one device. Used by one thread; may raise anything, also out-of-memory errors."""
+    """One copy of one model on one device. Used by one thread; may raise anything, also out-of-memory errors.
+
+    A replica may tell more, as plain attributes: ``nbytes``, what it takes on its device (replicas of one model on one
+    device share it), and ``batch_tokens``, the batch size at which it works best.
+    """
 
     def score(self, batch: Sequence[ScoreRequest]) -> Sequence[ScoreResult]:
         """Answer every request of the batch, in order. All-or-nothing: the pool isolates a bad item by bisection."""
@@ -102,6 +106,28 @@ class Replica(Protocol):
 
     def close(self) -> None:
         """Free the device. Idempotent."""
+
+
+@runtime_checkable
+class PlacedFactory(Protocol):
+    """A factory that knows how many replicas a device is good for. Asked only where the caller gave no number."""
+
+    def __call__(self, device: str) -> Replica:
+        """Build a replica on a device, in the worker thread."""
+
+    def places(self, device: str) -> Sequence[str]:
+        """Return the devices of all replicas to have in place of one on ``device``; the first is that one's."""
+
+
+@runtime_checkable
+class KeepingFactory(Protocol):
+    """A factory whose replicas keep keys and values, and count what that saves."""
+
+    def __call__(self, device: str) -> Replica:
+        """Build a replica on a device, in the worker thread."""
+
+    def kept_counts(self) -> tuple[int, int, int, int, int]:
+        """Return, over all its replicas: rows and bytes kept, rows that asked, rows that found, tokens reused."""
 
 
 ReplicaFactory: TypeAlias = Callable[[str], Replica]

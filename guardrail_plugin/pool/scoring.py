@@ -23,8 +23,9 @@ def score_batch(
         if len(results) != len(part):
             raise ValueError(f"the replica answered {len(results)} of {len(part)} requests")
         queue.ran(part, slot=slot, seconds=clock() - started, backlog=turn.backlog)
-        answers = dict(zip(part, results, strict=True))
+        answers = {job.run: result for job, result in zip(part, results, strict=True)}
         for job in queue.finish(part, "completed"):
-            job.answer(answers[job])
+            if isinstance(job, ScoreJob):  # also those who had joined a run
+                job.answer(answers[job.run])
 
     return isolate([turn.jobs], run, queue=queue, slot=slot)

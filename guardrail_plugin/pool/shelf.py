@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tenacity
 
 from guardrail_plugin.core.errors import GuardrailError, ReplicaDead
+from guardrail_plugin.pool.health import is_out_of_memory
 from guardrail_plugin.pool.protocol import Decode, Replica, ReplicaFactory
 
 _log = logging.getLogger(__name__)
@@ -21,8 +22,16 @@ _BUILD_PAUSE_S = 0.05  # doubled after each attempt
 class ReplicaShelf:
     """Replicas by model, for one thread."""
 
-    def __init__(self, *, device: str, factories: Mapping[str, ReplicaFactory], stop: threading.Event) -> None:
+    def __init__(
+        self,
+        *,
+        device: str,
+        factories: Mapping[str, ReplicaFactory],
+        stop: threading.Event,
+        make_room: Callable[[str], None],
+    ) -> None:
         self._device = device
+        self._make_room = make_room
         self._factories = factories
         self._stop = stop
         self._replicas: dict[str, Replica] = {}
@@ -47,6 +56,7 @@ class ReplicaShelf:
                 wait=tenacity.wait_exponential(multiplier=_BUILD_PAUSE_S),
                 retry=tenacity.retry_if_exception(_may_pass),
                 sleep=tenacity.sleep_using_event(self._stop),
+                before_sleep=lambda state: self._failed(model, state),
                 reraise=True,
             )
             try:
@@ -55,6 +65,12 @@ class ReplicaShelf:
                 traceback.clear_frames(error.__traceback__)  # half-built weights hang on them
                 raise no_replica(model, error) from error
         return self._replicas[model]
+
+    def _failed(self, model: str, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if error is not None and is_out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)
+            self._make_room(model)
 
     def drop(self, model: str) -> None:
         """Forget a dead replica."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from guardrail_plugin.core.errors import GuardianTimeout
+from guardrail_plugin.pool.admission import Fit
 from guardrail_plugin.pool.jobs import AnyJob
 
 
@@ -24,6 +25,11 @@ class Ticket:
     jobs: Sequence[AnyJob]
     decided: Future[None] = field(default_factory=Future)
     error: Exception | None = None
+
+    @property
+    def tenant(self) -> str:
+        """On whose account they would run."""
+        return self.jobs[0].tenant
 
     @property
     def deadline(self) -> float | None:
@@ -47,18 +53,38 @@ class Tickets:
 
     def __init__(self) -> None:
         self._waiting: deque[Ticket] = deque()
+        self._for_room = False  # somebody waits for room, and not only for less of the tenant's own in the queue
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, ticket: Ticket) -> None:
-        """Go to the end of the line."""
-        self._waiting.append(ticket)
+    def lets_by(self, tenant: str) -> bool:
+        """Tell whether a newcomer may go straight in: nobody waits for room, and none of the same tenant waits."""
+        return not self._for_room and all(ticket.tenant != tenant for ticket in self._waiting)
 
-    def admit(self, admit: Callable[[Sequence[AnyJob]], bool]) -> None:
-        """Let in as many from the front as ``admit`` takes."""
-        while self._waiting and admit(self._waiting[0].jobs):
-            self._waiting.popleft().decide()
+    def add(self, ticket: Ticket, *, fit: Fit) -> None:
+        """Go to the end of the line. ``fit``: why it was not let in."""
+        self._waiting.append(ticket)
+        self._for_room |= fit == "full"
+
+    def admit(self, admit: Callable[[Sequence[AnyJob]], Fit]) -> None:
+        """Let in as many from the front as there is room for. Who is over its share does not hold up other tenants."""
+        passed: list[Ticket] = []
+        over_share: set[str] = set()
+        self._for_room = False
+        while self._waiting and not self._for_room:
+            ticket = self._waiting[0]
+            fit = "over share" if ticket.tenant in over_share else admit(ticket.jobs)
+            if fit == "full":
+                self._for_room = True
+                break
+            self._waiting.popleft()
+            if fit == "fits":
+                ticket.decide()
+            else:
+                over_share.add(ticket.tenant)
+                passed.append(ticket)
+        self._waiting.extendleft(reversed(passed))
 
     def withdraw(self, ticket: Ticket) -> None:
         """Leave the line; no error if it has been decided."""

@@ -35,4 +35,9 @@ class ExpireTurn:
     jobs: list[AnyJob]
 
 
-Turn: TypeAlias = ScoreTurn | StartTurn | StepTurn | ExpireTurn
+@dataclass(frozen=True, slots=True)
+class TidyTurn:
+    """Close the replicas that are unwanted here, as after every turn."""
+
+
+Turn: TypeAlias = ScoreTurn | StartTurn | StepTurn | ExpireTurn | TidyTurn

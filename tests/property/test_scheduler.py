@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from guardrail_plugin.pool.admission import Limits
 from guardrail_plugin.pool.bridge import split
 from guardrail_plugin.pool.jobs import ScoreJob
-from guardrail_plugin.pool.lane import PRIORITY_STEP_S, Item, Lane, Room
+from guardrail_plugin.pool.lane import PRIORITY_STEP_S, Item, Lane, Room, gather
 from guardrail_plugin.pool.protocol import ScoreRequest
-from guardrail_plugin.pool.scheduler import Limits, Scheduler, Turns
+from guardrail_plugin.pool.scheduler import Scheduler, Turns
 
 LIMITS = Limits(max_queued=12, max_queued_tokens=200, max_batch=4, max_batch_tokens=60)
 Kind = Literal["score", "generate"]
@@ -224,7 +225,7 @@ def test_a_batch_is_a_full_run_of_nearest_lengths(tokens: list[int], anchor_at: 
     for item in items:
         lane.add(item)
     anchor = items[anchor_at % len(items)]
-    batch = lane.around(anchor, room)
+    batch = gather({"": lane}, anchor, room, had=lambda _: 0.0)
     ordered = sorted(items, key=lambda item: (item.tokens, item.seq))
     first = ordered.index(batch[0])
     assert batch == ordered[first : first + len(batch)], "no shorter padding was possible by skipping someone"

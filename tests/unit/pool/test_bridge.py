@@ -7,11 +7,11 @@ import time
 import pytest
 
 from guardrail_plugin.core.errors import PoolClosed, PoolOverloaded
+from guardrail_plugin.pool.admission import Limits
 from guardrail_plugin.pool.bridge import ScoreMany
 from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import ScoreJob
 from guardrail_plugin.pool.protocol import ScoreRequest, ScoreResult
-from guardrail_plugin.pool.scheduler import Limits
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.turns import ScoreTurn
 

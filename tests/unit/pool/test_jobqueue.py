@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
+from guardrail_plugin.pool.admission import Limits
 from guardrail_plugin.pool.health import TRIP_AFTER
 from guardrail_plugin.pool.isolation import Loss
 from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
 from guardrail_plugin.pool.protocol import GenerateRequest, Generation, ScoreRequest, ScoreResult
-from guardrail_plugin.pool.scheduler import Limits
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn
 

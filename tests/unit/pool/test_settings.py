@@ -125,12 +125,15 @@ def test_a_pool_that_was_never_entered_can_be_closed() -> None:
 def test_the_public_names_are_pinned() -> None:
     assert room.__all__ == [
         "Decode",
+        "Distribution",
         "FinishReason",
         "GenerateRequest",
         "Generation",
         "InferencePool",
         "OnFull",
+        "PlacedFactory",
         "PoolStats",
+        "PrefixStats",
         "Replica",
         "ReplicaFactory",
         "Request",
@@ -139,6 +142,7 @@ def test_the_public_names_are_pinned() -> None:
         "SlotStats",
         "Token",
         "default_pool",
+        "on_behalf_of",
     ]
     assert all(hasattr(room, name) for name in room.__all__)
 

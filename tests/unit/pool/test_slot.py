@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from guardrail_plugin.pool.admission import Limits
 from guardrail_plugin.pool.lane import Item, Kind, Room
-from guardrail_plugin.pool.scheduler import Limits
 from guardrail_plugin.pool.slot import Slot
 
-LIMITS = Limits(max_batch=8, max_batch_tokens=100)
+LIMITS = Limits(max_batch=8, max_batch_tokens=100, max_decode_tokens=100)
 
 
 def item(kind: Kind, tokens: int = 10) -> Item:

@@ -1,0 +1,154 @@
+"""What the kinds of OpenAI-compatible servers are asked for beyond the standard, and where they put the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from guardrail_plugin.core.errors import InferenceError
+from guardrail_plugin.models.remote_calls import Garbled
+from guardrail_plugin.pool.protocol import GenerateRequest, ScoreRequest, ScoreResult
+
+if TYPE_CHECKING:
+    from openai.types import CompletionChoice
+
+Dialect: TypeAlias = Literal["vllm", "sglang", "llama.cpp", "plain"]
+"""Servers differ in whether they tell token ids and take other fields than the standard's."""
+
+ALTERNATIVES = 20
+"""The most that vLLM returns unless told otherwise."""
+
+_OWNERS: Mapping[str, Dialect] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp"}
+_ID = "token_id:"
+_LEAST_MASS = 0.01
+_LEAST_LOGPROB = -9999.0  # what vLLM writes for minus infinity
+_ROUNDING = 1e-3
+
+
+class Codec(Protocol):
+    """What a server is sent and what it sends back, in its own terms."""
+
+    def prompt(self, token_ids: Sequence[int]) -> str | list[int]:
+        """Return a prompt: the ids, or their text for a server that tokenises itself."""
+
+    def piece(self, token_id: int) -> str:
+        """Return the text of a token."""
+
+    def template(self, text: str, *, first: bool = False) -> list[int]:
+        """Return the ids of text that a server has written."""
+
+
+def dialect_of(owners: Collection[str]) -> Dialect:
+    """Tell the kind of server from who it says owns its models."""
+    known = {_OWNERS[owner] for owner in owners if owner in _OWNERS}
+    return known.pop() if len(known) == 1 else "plain"
+
+
+def score_fields(dialect: Dialect, label_ids: Sequence[int], *, codec: Codec, constrain: bool) -> dict[str, object]:
+    """Return the fields by which a server is asked for exactly these labels, where it can be."""
+    fields: dict[str, object] = {}
+    if dialect == "vllm" and not isinstance(codec.prompt(label_ids), str):  # a codec of text knows no ids
+        fields["return_tokens_as_token_ids"] = True
+        fields["logprob_token_ids"] = list(label_ids)
+    if constrain:
+        fields["structured_outputs"] = {"choice": [codec.piece(label) for label in label_ids]}
+    return fields
+
+
+def decode_fields(dialect: Dialect, request: GenerateRequest) -> dict[str, object]:
+    """Return the fields of a decode that the standard does not know."""
+    if dialect == "plain":
+        return {}
+    fields: dict[str, object] = {"ignore_eos": True}  # the request says where to stop
+    if request.top_k > 0:
+        fields["top_k"] = request.top_k
+    if dialect in ("vllm", "sglang") and request.stop_ids:
+        fields["stop_token_ids"] = sorted(request.stop_ids)
+    if dialect == "vllm":
+        fields["return_tokens_as_token_ids"] = True
+    return fields
+
+
+def score_of(choice: CompletionChoice, request: ScoreRequest, codec: Codec, *, constrain: bool) -> ScoreResult:
+    """Read the labels' log-probabilities, normalised over the labels, from the alternatives for the first token.
+
+    A label that is not among them gets the most that it can have: what the reported ones leave over, and no more than
+    the least of them. If the labels together have less than 1 %, the server is answering something else, unless it was
+    asked for exactly these ids and told them all. With ``constrain`` the label that it chose counts then.
+
+    Raises:
+        InferenceError: there are no alternatives, or the labels are not among them.
+        Garbled: they are no probabilities.
+    """
+    reported = _alternatives(choice)
+    if not reported and not constrain:
+        raise InferenceError("the server reports no alternatives for a token: it must support logprobs")
+    p = {token: math.exp(logprob) for token, logprob in reported.items()}
+    rest = min(max(0.0, 1.0 - math.fsum(p.values())), min(p.values(), default=0.0))
+    found = [_probability(p, label, codec) for label in request.label_ids]
+    asked_for = all(one is not None for one in found) and all(isinstance(token, int) for token in p)
+    if math.fsum(one for one in found if one is not None) < _LEAST_MASS and not asked_for:
+        pieces = [codec.piece(label).strip() for label in request.label_ids]
+        if not constrain or choice.text.strip() not in pieces:
+            raise InferenceError("none of the labels is among the server's alternatives for the verdict")
+        found = [1.0 if piece == choice.text.strip() else None for piece in pieces]
+        rest = 0.0
+    mass = [math.log(max(rest if one is None else one, 1e-300)) for one in found]
+    total = _log_sum(mass)
+    return ScoreResult(tuple(one - total for one in mass))
+
+
+def tokens_of(choice: CompletionChoice, codec: Codec) -> list[int]:
+    """Return the ids that a piece of a stream brings: as told, else of its text."""
+    told = choice.logprobs
+    tokens = told.tokens if told is not None and told.tokens else []
+    if tokens and all(token.startswith(_ID) for token in tokens):
+        return [int(token.removeprefix(_ID)) for token in tokens]
+    content = _content(choice)
+    if content and all(isinstance(entry.get("id"), int) for entry in content):
+        return [int(str(entry["id"])) for entry in content]
+    return list(codec.template(choice.text)) if choice.text else []
+
+
+def _alternatives(choice: CompletionChoice) -> dict[int | str, float]:
+    """Return what is reported for the first token: by id where the server tells ids, else by text."""
+    told = choice.logprobs
+    found: dict[int | str, float] = {}
+    if told is not None and told.top_logprobs:
+        for text, logprob in told.top_logprobs[0].items():
+            found[int(text.removeprefix(_ID)) if text.startswith(_ID) else text] = _checked(logprob)
+    elif content := _content(choice):
+        top = content[0].get("top_logprobs")
+        for entry in top if isinstance(top, list) else ():
+            found[entry.get("id", entry.get("token"))] = _checked(entry.get("logprob"))
+    return found
+
+
+def _checked(logprob: object) -> float:
+    if not isinstance(logprob, int | float) or math.isnan(logprob) or logprob > _ROUNDING:
+        raise Garbled("a log-probability that is none")
+    return max(float(logprob), _LEAST_LOGPROB)
+
+
+def _content(choice: CompletionChoice) -> list[dict[str, object]]:
+    """Return llama.cpp's form of log-probabilities, which is that of chat completions."""
+    extra = choice.logprobs.model_extra if choice.logprobs is not None else None
+    content = (extra or {}).get("content")
+    return content if isinstance(content, list) else []
+
+
+def _probability(p: Mapping[int | str, float], label: int, codec: Codec) -> float | None:
+    """Return a label's probability: of exactly this token, else of those that differ in blanks alone."""
+    if any(isinstance(token, int) for token in p) and not isinstance(codec.prompt([label]), str):
+        return p.get(label)
+    piece = codec.piece(label)
+    if piece in p:
+        return p[piece]
+    same = [value for token, value in p.items() if isinstance(token, str) and token.strip() == piece.strip()]
+    return math.fsum(same) if same else None
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    most = max(logs)
+    return most + math.log(math.fsum(math.exp(one - most) for one in logs))

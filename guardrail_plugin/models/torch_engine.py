@@ -1,0 +1,110 @@
+"""Choose the engine for a model: the fastest one that gives the model's own numbers, shown on a probe at load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.models.kept import MIN_REUSE, Ids, Prefix
+from guardrail_plugin.models.rows import Engine, Rows
+from guardrail_plugin.models.torch_generic import GenericEngine
+from guardrail_plugin.models.torch_packed import PackedEngine
+
+_log = logging.getLogger(__name__)
+
+MAX_DIFFERENCE = 1e-3
+"""Largest difference of a log-probability in float32. Source: 5e-5 seen on SmolLM2-135M."""
+
+MAX_DIFFERENCE_16_BIT = 0.25
+"""The same in 16-bit formats, whose rounding follows the order of sums. Source: bfloat16 keeps 8 bits, so log-odds
+around 16 come in steps of 0.06; a wrong mask or position moves them by whole units."""
+
+_EVERYTHING = slice(None)
+
+
+def choose_engine(model: Any, *, pad_id: int = 0) -> Engine:
+    """Return an engine that agrees with the model's plain forward pass.
+
+    Tried in order: packed, generic with kept prefixes, generic. A candidate that disagrees is given up with a warning;
+    a model that a candidate does not know in the first place is no warning.
+
+    Raises:
+        ConfigError: the model is no decoder-only language model.
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ConfigError("a replica needs a decoder-only language model")
+    plain = GenericEngine(model, reuses=False, pad_id=pad_id)
+    prompts = _probe(model.get_input_embeddings().num_embeddings)
+    with torch.inference_mode():
+        expected = _from_nothing(plain, prompts)
+        most = MAX_DIFFERENCE if model.get_input_embeddings().weight.dtype == torch.float32 else MAX_DIFFERENCE_16_BIT
+        for engine in _candidates(model, pad_id):
+            complaint = _complaint(engine, prompts, expected, most=most)
+            if complaint is None:
+                return engine
+            _log.warning("%s: the %s engine is not used, it %s", type(model).__name__, engine.name, complaint)
+    return plain
+
+
+def _candidates(model: Any, pad_id: int) -> Iterator[Engine]:
+    if PackedEngine.fits(model):
+        yield PackedEngine(model)
+    generic = GenericEngine(model, pad_id=pad_id)
+    if generic.reuses:
+        yield generic
+
+
+def _probe(vocabulary: int) -> list[Ids]:
+    """Prompts of different lengths behind one beginning, spread over the vocabulary, and one that is all alone."""
+    start = range(MIN_REUSE + 3)
+    rows = [(*start, *range(100 * n, 100 * n + n)) for n in (2, 9, 17)] + [tuple(range(50, 60))]
+    return [tuple((i * 7919 + 13) % vocabulary for i in row) for row in rows]
+
+
+def _from_nothing(plain: Engine, prompts: list[Ids]) -> Tensor:
+    """Return the log-probabilities after the prompts and, once more, after one further token: (2B, V)."""
+    longer = [(*prompt, prompt[0]) for prompt in prompts]
+    return torch.cat([_log_probabilities(_opened(plain, rows, room=0)) for rows in (prompts, longer)])
+
+
+def _from_kept(engine: Engine, prompts: list[Ids]) -> Tensor:
+    """Return the same from a kept beginning, in two helpings of prompt tokens, the further token as a decode step."""
+    length = MIN_REUSE + 3
+    segment = _opened(engine, [prompts[0][:length]], room=0).segment(0, 0)
+    shared = Prefix() if segment is None else Prefix(length, (segment,))
+    prefixes = [shared if prompt[:length] == prompts[0][:length] else Prefix() for prompt in prompts]
+    rows = engine.open(prompts, prefixes, room=1)
+    while not rows.prefill(24):
+        pass
+    after = _log_probabilities(rows)
+    rows.advance([prompt[0] for prompt in prompts])
+    return torch.cat([after, _log_probabilities(rows)])
+
+
+def _opened(engine: Engine, prompts: list[Ids], *, room: int) -> Rows:
+    rows = engine.open(prompts, [Prefix()] * len(prompts), room=room)
+    rows.prefill()
+    return rows
+
+
+def _log_probabilities(rows: Rows) -> Tensor:
+    return rows.logits(_EVERYTHING).log_softmax(-1)
+
+
+def _complaint(engine: Engine, prompts: list[Ids], expected: Tensor, *, most: float) -> str | None:
+    """Return what is wrong with an engine's numbers, or ``None``."""
+    try:
+        found = _from_kept(engine, prompts)
+    except Exception as error:
+        return f"failed on a probe ({type(error).__name__})"
+    difference = float((found - expected).abs().max())
+    # Of two tokens that are equally good to within rounding either may be the best one.
+    best = expected.gather(-1, found.argmax(-1, keepdim=True))
+    if difference <= most and float((expected.max(-1, keepdim=True).values - best).max()) <= most:
+        return None
+    return f"differs from the model by {difference:.2g} in a log-probability (at most {most:g})"

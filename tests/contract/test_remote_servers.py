@@ -1,0 +1,273 @@
+"""Replicas on OpenAI-compatible servers: their manners, several of them, and what happens when they fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from typing import Any
+
+import pytest
+
+from guardrail_plugin.core.errors import ConfigError, GuardianTimeout, InferenceError, PoolOverloaded, ReplicaDead
+from guardrail_plugin.models.remote import RemoteFactory, split_address
+from guardrail_plugin.pool import GenerateRequest, InferencePool, ScoreRequest, ScoreResult
+from guardrail_plugin.testing.replicas import ScriptedReplica
+
+WAIT_S = 30.0
+LABELS = (20, 30)
+SHORT = {"timeout_s": 0.4}
+TYPED = (GuardianTimeout, InferenceError, PoolOverloaded, ReplicaDead)
+
+
+def telling(request: ScoreRequest) -> list[float]:
+    """Make the first label as likely as the prompt's first id says, among 259 tokens of which two count."""
+    p = request.input_ids[0] / 300
+    other = math.log(1e-6)
+    return [math.log(p) if i == 20 else math.log(0.99 - p) if i == 30 else other for i in request.label_ids]
+
+
+def expected(ident: int) -> float:
+    return math.log(ident / 300 / 0.99)
+
+
+def score(ident: int) -> ScoreRequest:
+    return ScoreRequest("m", (ident, 1), LABELS)
+
+
+@pytest.fixture
+def server(serve: Callable[..., Any]) -> Any:
+    return serve(replica=ScriptedReplica(logprobs=telling))
+
+
+def factory(*servers: Any, codec: Any, **options: Any) -> RemoteFactory:
+    urls = ",".join(one.url for one in servers)
+    return RemoteFactory(f"openai:{urls}#m", codec=codec, **options)
+
+
+def status(code: int, **headers: str) -> Callable[[object], tuple[int, dict[str, str], bytes]]:
+    return lambda _: (code, headers, b'{"error": {"message": "no", "code": "x"}}')
+
+
+def held_until(wait_for: Callable[[], object]) -> Callable[[object], None]:
+    """Answer as always, but later."""
+
+    def fault(_: object) -> None:
+        wait_for()
+
+    return fault
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "llama.cpp", "plain"])
+def test_each_manner_gives_the_same_scores_and_the_same_tokens(dialect: str, serve: Any, codec: Any) -> None:
+    server = serve(dialect, replica=ScriptedReplica(logprobs=telling, tokens=lambda r: range(40, 50)))
+    replica = factory(server, codec=codec)("auto")
+    for result, ident in zip(replica.score([score(ident) for ident in range(50, 80)]), range(50, 80), strict=True):
+        assert result.logprobs[0] == pytest.approx(expected(ident), abs=1e-3)
+    decode = replica.start([GenerateRequest("m", (1,), 6), GenerateRequest("m", (2,), 6, stop_ids=frozenset({43}))])
+    made: dict[int, list[int]] = {0: [], 1: []}
+    ends = {}
+    while news := decode.step():
+        for token in news:
+            if token.token_id is not None:
+                made[token.row].append(token.token_id)
+            if token.finish_reason is not None:
+                ends[token.row] = token.finish_reason
+    assert made == {0: [40, 41, 42, 43, 44, 45], 1: [40, 41, 42]}
+    assert ends == {0: "length", 1: "stop"}
+
+
+def test_calls_run_side_by_side_within_the_limit(server: Any, codec: Any) -> None:
+    together = threading.Barrier(4)
+    server.fault = held_until(lambda: together.wait(WAIT_S))
+    replica = factory(server, codec=codec, max_connections=4)("auto")
+    assert len(replica.score([score(1 + ident) for ident in range(64)])) == 64  # 8 calls, 4 of them at once
+    assert server.most_at_once == 4
+
+
+def test_two_servers_share_the_work_and_a_dead_one_is_left_out_until_it_is_back(
+    serve: Any, codec: Any, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    one, two = (serve(replica=ScriptedReplica(logprobs=telling)) for _ in range(2))
+    replica = factory(one, two, codec=codec)("auto")
+    replica.score([score(1 + ident) for ident in range(64)])
+    assert len(one.bodies) >= 3
+    assert len(two.bodies) >= 3
+    two.stop()
+    before = len(one.bodies)
+    for _ in range(4):
+        assert len(replica.score([score(1 + ident) for ident in range(64)])) == 64
+    assert len(one.bodies) == before + 32
+    two.start()
+    seen = len(two.bodies)
+    until(lambda: bool(replica.score([score(7)] * 16)) and len(two.bodies) > seen)
+
+
+def test_a_server_killed_under_load_leaves_nobody_waiting_and_is_used_again_when_back(server: Any, codec: Any) -> None:
+    with InferencePool(drain_s=0.0, coalesce=False) as pool:
+        pool.register("m", factory(server, codec=codec, **SHORT))
+        assert pool.submit(score(5)).result(WAIT_S).logprobs[0] == pytest.approx(expected(5), abs=1e-3)
+        futures = [pool.submit(score(1 + ident % 200)) for ident in range(300)]
+        wait(futures, WAIT_S, return_when="FIRST_COMPLETED")
+        server.fault = status(500)  # what is in flight fails ...
+        server.stop()  # ... and nobody listens any more
+        _, waiting = wait(futures, WAIT_S)
+        assert not waiting, "a caller hangs"
+        for ident, future in enumerate(futures):
+            error = future.exception(0)
+            assert error is None or isinstance(error, TYPED), error
+            if error is None:
+                assert future.result(0).logprobs[0] == pytest.approx(expected(1 + ident % 200), abs=1e-3)
+        server.fault = None
+        server.start()
+        assert isinstance(eventually(pool, score(9)), ScoreResult)
+
+
+def eventually(pool: InferencePool, request: ScoreRequest) -> object:
+    """Ask until there is an answer, as often as the pool lets: it tries a broken model again after a pause."""
+    outcome: object = None
+    tries = threading.Event()
+    for _ in range(400):
+        outcome = pool.score_many([request], timeout_s=WAIT_S)[0]
+        if isinstance(outcome, ScoreResult):
+            break
+        tries.wait(0.05)
+    return outcome
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_who_asks_to_be_called_later_is(code: int, server: Any, codec: Any) -> None:
+    replica = factory(server, codec=codec)("auto")
+    answers = iter([status(code, **{"retry-after": "0.05"})(0), None])
+    server.fault = lambda _: next(answers, None)
+    assert replica.score([score(6)])[0].logprobs[0] == pytest.approx(expected(6), abs=1e-3)
+    assert len(server.bodies) == 2
+
+
+def test_a_long_pause_is_told_to_the_caller_as_overload(server: Any, codec: Any) -> None:
+    server.fault = status(429, **{"retry-after": "30"})
+    with InferencePool() as pool:
+        pool.register("m", factory(server, codec=codec))
+        outcomes = pool.score_many([score(1 + ident) for ident in range(5)])
+        assert [type(outcome) for outcome in outcomes] == [PoolOverloaded] * 5
+        assert isinstance(outcomes[0], PoolOverloaded)
+        assert outcomes[0].retry_after_s == pytest.approx(30, abs=5)
+
+
+def test_a_server_that_hangs_is_given_up_and_another_answers(serve: Any, codec: Any) -> None:
+    stuck, fine = (serve(replica=ScriptedReplica(logprobs=telling)) for _ in range(2))
+    never = threading.Event()
+    stuck.fault = held_until(lambda: never.wait(WAIT_S))
+    replica = factory(stuck, fine, codec=codec, **SHORT)("auto")
+    try:
+        results = replica.score([score(1 + ident) for ident in range(32)])
+        assert [r.logprobs[0] for r in results] == pytest.approx([expected(1 + i) for i in range(32)], abs=1e-3)
+    finally:
+        never.set()
+
+
+def without(answers: Sequence[int]) -> Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]:
+    """Answer with choices of these numbers, whose log-probabilities are not numbers."""
+
+    def fault(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        bad = {"tokens": ["x"], "token_logprobs": [0.0], "top_logprobs": [{"x": math.nan}], "text_offset": [0]}
+        choices = [{"index": at, "text": "x", "finish_reason": "length", "logprobs": bad} for at in answers]
+        told = {"id": "c", "object": "text_completion", "created": 0, "model": "m", "choices": choices}
+        return 200, {"content-type": "application/json"}, json.dumps(told).encode()
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda _: (200, {"content-type": "text/html"}, b"<h1>It works!</h1>"),
+        lambda _: (200, {"content-type": "application/json"}, b"{"),
+        lambda _: (200, {"content-type": "application/json"}, b'{"choices": [{"index": 0}]}'),
+        without([]),
+        without([0]),
+        without([0, 1, 2]),
+    ],
+    ids=["html", "half a json", "no fields", "no answer", "not a number", "too many answers"],
+)
+def test_garbage_is_an_error_and_never_a_verdict(fault: Any, server: Any, codec: Any) -> None:
+    replica = factory(server, codec=codec)("auto")
+    server.fault = fault
+    with pytest.raises((InferenceError, ReplicaDead)):
+        replica.score([score(3)])
+    server.fault = None
+
+
+def test_a_prompt_that_the_server_refuses_fails_alone(server: Any, codec: Any) -> None:
+    server.fault = lambda body: status(400)(0) if any(p[0] == 13 for p in body["prompt"]) else None
+    with InferencePool() as pool:
+        pool.register("m", factory(server, codec=codec))
+        outcomes = pool.score_many([score(ident) for ident in range(8, 24)])
+        failed = [8 + at for at, outcome in enumerate(outcomes) if isinstance(outcome, InferenceError)]
+        assert failed == [13]
+
+
+@pytest.mark.parametrize("code", [401, 404])
+def test_a_wrong_key_or_model_is_told_at_once(code: int, server: Any, codec: Any) -> None:
+    server.fault = status(code)
+    replica = factory(server, codec=codec)("auto")
+    with pytest.raises(ReplicaDead, match=str(code)):
+        replica.score([score(3)])
+    assert len(server.bodies) == 1, "trying again does not help"
+
+
+def test_labels_that_the_server_does_not_offer_are_an_error_or_its_choice(serve: Any, codec: Any) -> None:
+    unlikely = ScriptedReplica(logprobs=lambda r: [0.0 if i == 65 else -50.0 for i in r.label_ids])
+    server = serve("plain", replica=unlikely)
+    with pytest.raises(InferenceError, match="none of the labels"):
+        factory(server, codec=codec)("auto").score([ScoreRequest("m", (1,), (250, 251))])
+    server = serve("plain", replica=unlikely)
+    chosen = factory(server, codec=codec, constrain=True)("auto").score([ScoreRequest("m", (1,), (250, 65))])[0]
+    assert chosen.logprobs[1] == pytest.approx(0.0, abs=1e-6)
+    assert server.bodies[0]["structured_outputs"] == {"choice": [chr(250), "A"]}
+
+
+def test_a_stream_that_breaks_goes_on_where_it_was(serve: Any, codec: Any) -> None:
+    server = serve(replica=ScriptedReplica(tokens=lambda r: range(r.input_ids[-1] + 1, 60)))
+    whole = server.pieces
+    cut = iter([3])
+
+    def pieces(body: dict[str, Any]) -> Any:
+        left = next(cut, None)
+        for at, piece in enumerate(whole(body)):
+            if at == left:
+                raise OSError("the line is cut")
+            yield piece
+
+    server.pieces = pieces
+    with InferencePool() as pool:
+        pool.register("m", factory(server, codec=codec))
+        made = pool.generate(GenerateRequest("m", (40,), max_new_tokens=8), timeout_s=WAIT_S)
+    assert made.token_ids == tuple(range(41, 49))
+    assert len(server.bodies) == 2
+
+
+def test_a_soft_prompt_needs_a_server_that_takes_embeddings(server: Any, codec: Any) -> None:
+    torch = pytest.importorskip("torch")
+    embed = torch.nn.Embedding(300, 4)
+    replica = factory(server, codec=codec, embed=lambda ids: embed(torch.tensor(ids)))("auto")
+    server.fault = status(400)
+    with pytest.raises(InferenceError, match="--enable-prompt-embeds"):
+        replica.score([score(3), score(4)])
+    assert len(server.bodies[0]["prompt_embeds"]) == 2
+    assert server.bodies[0]["prompt"] == ""
+
+
+def test_nobody_there_is_told_at_once() -> None:
+    with InferencePool() as pool:
+        pool.register("m", RemoteFactory("openai:http://127.0.0.1:9/v1#m", codec=None))  # type: ignore[arg-type]
+        with pytest.raises(ReplicaDead):
+            pool.submit(score(1)).result(WAIT_S)
+
+
+@pytest.mark.parametrize("address", ["openai:http://h/v1", "openai:ftp://h/v1#m", "openai:http://a/v1,b#m"])
+def test_an_address_of_another_form_is_named(address: str) -> None:
+    with pytest.raises(ConfigError, match="MODEL"):
+        split_address(address)
