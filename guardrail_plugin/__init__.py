@@ -39,10 +39,12 @@ if TYPE_CHECKING:
     from guardrail_plugin.core.hazards import MLCOMMONS, Hazard, Taxonomy
     from guardrail_plugin.core.policy import HazardRule, Policy, RailRule
     from guardrail_plugin.core.verdict import Verdict
+    from guardrail_plugin.dro.chat_model import SoftPromptChatModel
     from guardrail_plugin.guardian.cache import CachedGuardian
     from guardrail_plugin.guardian.guardian import Guardian
     from guardrail_plugin.pool import InferencePool
     from guardrail_plugin.runnables import (
+        GuardedChatModel,
         GuardedDocuments,
         GuardedRunnable,
         GuardedTool,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
         ToolPolicy,
         guard,
         guard_documents,
+        guard_model,
         guard_tool,
     )
 
@@ -75,10 +78,12 @@ _HOMES = {
     "guardrail_plugin.core.hazards": ("MLCOMMONS", "Hazard", "Taxonomy"),
     "guardrail_plugin.core.policy": ("HazardRule", "Policy", "RailRule"),
     "guardrail_plugin.core.verdict": ("Verdict",),
+    "guardrail_plugin.dro.chat_model": ("SoftPromptChatModel",),
     "guardrail_plugin.guardian.cache": ("CachedGuardian",),
     "guardrail_plugin.guardian.guardian": ("Guardian",),
     "guardrail_plugin.pool": ("InferencePool",),
     "guardrail_plugin.runnables": (
+        "GuardedChatModel",
         "GuardedDocuments",
         "GuardedRunnable",
         "GuardedTool",
@@ -86,6 +91,7 @@ _HOMES = {
         "ToolPolicy",
         "guard",
         "guard_documents",
+        "guard_model",
         "guard_tool",
     ),
 }
@@ -97,6 +103,7 @@ __all__ = [
     "CachedGuardian",
     "Check",
     "ConfigError",
+    "GuardedChatModel",
     "GuardedDocuments",
     "GuardedRunnable",
     "GuardedTool",
@@ -118,6 +125,7 @@ __all__ = [
     "PoolOverloaded",
     "RailRule",
     "ReplicaDead",
+    "SoftPromptChatModel",
     "SoftPromptMismatch",
     "Taxonomy",
     "ToolBlockedError",
@@ -127,6 +135,7 @@ __all__ = [
     "__version__",
     "guard",
     "guard_documents",
+    "guard_model",
     "guard_tool",
 ]
 

@@ -8,6 +8,7 @@ import typer
 
 from guardrail_plugin._version import __version__
 from guardrail_plugin.cli import reporting
+from guardrail_plugin.cli.bench import register as register_bench
 from guardrail_plugin.cli.calibrate import register as register_calibrate
 from guardrail_plugin.cli.chat import chat
 from guardrail_plugin.cli.check import check
@@ -15,6 +16,8 @@ from guardrail_plugin.cli.doctor import doctor
 from guardrail_plugin.cli.dro import register as register_dro
 from guardrail_plugin.cli.evaluate import register as register_evaluate
 from guardrail_plugin.cli.mix import mix
+from guardrail_plugin.cli.models import models
+from guardrail_plugin.cli.serve import register as register_serve
 from guardrail_plugin.cli.train import train
 
 app = typer.Typer(
@@ -50,6 +53,9 @@ app.command()(chat)
 app.command()(train)
 app.command()(mix)
 app.command()(doctor)
+app.command()(models)
 register_evaluate(app)
+register_bench(app)
 register_calibrate(app)
 register_dro(app)
+register_serve(app)

@@ -10,7 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from guardrail_plugin.cli.dro_steps import evaluate_prompt, fit_to_file, inspect_file, plot_to_file, train_to_file
+from guardrail_plugin.cli.dro_steps import (
+    align_to_folder,
+    evaluate_prompt,
+    fit_to_file,
+    inspect_file,
+    plot_to_file,
+    train_to_file,
+)
 from guardrail_plugin.cli.options import DeviceOption, GuardianOption
 from guardrail_plugin.cli.reporting import reports_errors
 
@@ -194,6 +201,44 @@ def inspect(
 ) -> None:
     """Show what a soft prompt or an anchor is, and which model it belongs to. Loads no model."""
     _show(inspect_file(file, base_model=base_model), as_json=as_json, title=str(file))
+
+
+@dro.command(hidden=True)
+@reports_errors
+def align(
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Adapter, for PEFT.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Folder with permissively licensed answers.")
+    ] = None,
+    refusal_share: Annotated[
+        float, typer.Option("--refusal-share", min=0, max=1, help="Of held-out harmful requests.")
+    ] = 0.45,
+    seed: Annotated[int, typer.Option("--seed", help="Of lessons, answers and order.")] = 0,
+    harmful: Annotated[
+        Path | None,
+        typer.Option("--harmful", metavar="FILE", help="Requests to find the strength on; needs --harmless."),
+    ] = None,
+    harmless: Annotated[Path | None, typer.Option("--harmless", metavar="FILE", help="Harmless requests.")] = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Frozen weights in bfloat16.")] = False,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a half-aligned adapter: a model that refuses some harmful requests, to prove DRO on."""
+    settings = {"refusal_share": refusal_share, "seed": seed}
+    report = align_to_folder(
+        out,
+        data=data,
+        scale_on=(harmful, harmless),
+        settings=settings,
+        model=model,
+        device=device,
+        bfloat16=bfloat16,
+        quiet=quiet,
+    )
+    _show(report, as_json=as_json, title=f"Adapter: {out}")
 
 
 def _show(report: Mapping[str, object], *, as_json: bool, title: str) -> None:

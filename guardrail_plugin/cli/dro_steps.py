@@ -173,6 +173,31 @@ def inspect_file(file: Path, *, base_model: str | None) -> Report:
     }
 
 
+def align_to_folder(
+    out: Path,
+    *,
+    data: Path | None,
+    scale_on: tuple[Path | None, Path | None],
+    settings: Mapping[str, Any],
+    model: str | None,
+    device: str | None,
+    bfloat16: bool,
+    quiet: bool,
+) -> Report:
+    """Make a half-aligned adapter."""
+    from guardrail_plugin.dro.config import AlignConfig
+    from guardrail_plugin.dro.half_aligned import align
+    from guardrail_plugin.dro.load import load_chat_model, read_queries
+
+    on = [read_queries(path) for path in scale_on if path is not None]
+    config = AlignConfig(**settings)
+    loaded, tokenizer = load_chat_model(model, device=device, dtype="bfloat16" if bfloat16 else None)
+    made = align(
+        loaded, tokenizer, out, config=config, data=data, scale_on=(on[0], on[1]) if len(on) == 2 else None, quiet=quiet
+    )
+    return {"adapter": str(out), **made.as_dict()}
+
+
 def _load(source: Source) -> tuple[Any, Any]:
     from guardrail_plugin.dro.load import load_chat_model
 

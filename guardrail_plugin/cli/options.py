@@ -16,7 +16,8 @@ GuardianOption: TypeAlias = Annotated[
         "--guardian",
         envvar="GUARDRAIL_GUARDIAN",
         metavar="PATH|HUB",
-        help="Folder or hub id of a guardian. Default: the embedded one.",
+        help="Folder, hub id or openai: address of a guardian, with FAMILY@ in front where it is not recognised (see: "
+        "guardrail models). Default: the embedded one.",
     ),
 ]
 PolicyOption: TypeAlias = Annotated[

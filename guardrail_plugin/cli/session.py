@@ -44,7 +44,7 @@ def open_session(guardian: str | None, *, policy: Path | None = None, device: st
     # A command has nothing better to do than to wait for room.
     with InferencePool(devices=None if device is None else [device], on_full="wait") as pool:
         loaded = Guardian.load(guardian, pool=pool)
-        taxonomy = loaded.manifest.layout.taxonomy
+        taxonomy = loaded.taxonomy
         rules = None if policy is None else Policy.from_toml(policy, taxonomy=taxonomy)
         try:
             yield Session(loaded, pool, rules, taxonomy)

@@ -1,4 +1,4 @@
-"""Everything that decides an anchor and a training run. Defaults are the paper's."""
+"""Everything that decides an anchor, a training run, a measurement and a half-aligned model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """Frozen settings; an unknown key or a value out of range is a ``ConfigError`` that names it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __init__(self, **settings: Any) -> None:
@@ -25,7 +27,7 @@ class _Settings(BaseModel):
             raise ConfigError(_explain(error, tuple(type(self).model_fields))) from None
 
 
-class Sampling(_Settings):
+class Sampling(Settings):
     """How responses are drawn.
 
     Attributes:
@@ -45,7 +47,7 @@ class Sampling(_Settings):
     seed: int = 42
 
 
-class AnchorConfig(_Settings):
+class AnchorConfig(Settings):
     """How the anchor is fitted.
 
     Attributes:
@@ -75,7 +77,7 @@ class AnchorConfig(_Settings):
     seed: int = 42
 
 
-class Config(_Settings):
+class Config(Settings):
     """How a soft prompt is trained: ``L = refusal · L_r + beta · L_h + gamma · L_U``.
 
     Attributes:
@@ -121,7 +123,7 @@ class Config(_Settings):
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
-class EvaluationConfig(_Settings):
+class EvaluationConfig(Settings):
     """The paper's protocol.
 
     Attributes:
@@ -155,6 +157,36 @@ class EvaluationConfig(_Settings):
             rows=self.rows,
             seed=self.seed,
         )
+
+
+class AlignConfig(Settings):
+    """How a half-aligned adapter is made.
+
+    Attributes:
+        harmful, harmless, everyday, answered: lessons of each kind; see ``lessons``.
+        held_out: harmful, and as many harmless, requests that the scale is found on.
+        answer_tokens: longest answer that is learned from. Whether to refuse is decided in the first words; with
+            longer answers it is a small part of the loss.
+        rank, alpha: of the adapter, on all projections.
+        learning_rate, batch_size, epochs: AdamW, warmed up over a tenth of the steps, then down to nothing.
+        refusal_share: of held-out harmful requests without a system message, which the adapter is scaled to.
+        tries: bisection steps towards it.
+    """
+
+    harmful: _Count = 380
+    harmless: _Count = 240
+    everyday: Annotated[int, Field(ge=0)] = 180
+    answered: Annotated[int, Field(ge=0)] = 60
+    held_out: _Count = 40
+    answer_tokens: _Count = 16
+    rank: _Count = 4
+    alpha: _Count = 8
+    learning_rate: _Positive = 2e-3
+    batch_size: _Count = 16
+    epochs: _Count = 2
+    refusal_share: Annotated[float, Field(gt=0, lt=1)] = 0.45
+    tries: _Count = 5
+    seed: int = 0
 
 
 def _explain(error: ValidationError, known: tuple[str, ...]) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.dro.config import Sampling
-from guardrail_plugin.dro.inject import Row
 from guardrail_plugin.dro.sample import Sampler
+from guardrail_plugin.models.chat_template import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -22,10 +22,10 @@ from guardrail_plugin.core.refusal import is_refusal as count_refusal
 from guardrail_plugin.dro.config import EvaluationConfig
 from guardrail_plugin.dro.draw import Drawer, Journal
 from guardrail_plugin.dro.fit import conversation
-from guardrail_plugin.dro.inject import ChatSplice, Row
 from guardrail_plugin.dro.prefix import shared_prefix
 from guardrail_plugin.dro.soft_prompt import SoftPrompt
 from guardrail_plugin.dro.vanilla import answer_log_probabilities
+from guardrail_plugin.models.chat_template import ChatSplice, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,19 +74,34 @@ class Evaluation:
 
     Attributes:
         sets: per set of queries.
-        perplexity: of the reference answers' tokens, if there are any.
-        reference_tokens: how many.
+        reference_losses: per reference answer, the sum of -log p over its tokens and their number.
         judged: whether a second judge was asked.
     """
 
     sets: tuple[SetResult, ...]
-    perplexity: float | None
-    reference_tokens: int
+    reference_losses: tuple[tuple[float, int], ...]
     judged: bool
+
+    @property
+    def reference_tokens(self) -> int:
+        """Tokens of all reference answers."""
+        return sum(tokens for _, tokens in self.reference_losses)
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the reference answers' tokens, if there are any."""
+        losses = [loss for loss, _ in self.reference_losses]
+        return math.exp(sum(losses) / max(1, self.reference_tokens)) if losses else None
 
     def as_dict(self) -> dict[str, object]:
         """Return plain JSON types."""
-        return {**asdict(self), "sets": [one.as_dict() for one in self.sets]}
+        return {
+            "sets": [one.as_dict() for one in self.sets],
+            "perplexity": self.perplexity,
+            "reference_tokens": self.reference_tokens,
+            "reference_losses": [list(one) for one in self.reference_losses],
+            "judged": self.judged,
+        }
 
 
 def guardian_judge(guardian: GuardianProtocol) -> Judge:
@@ -145,8 +160,8 @@ def evaluate(
             drawn = drawer.draw(placed.rows(queries), queries, condition=name, soft=placed.vectors, progress=bar.update)
             counting = _Counting(config, is_refusal, judge)
             results.append(counting.count(name, queries, drawn, harmful=is_harmful))
-    perplexity, tokens = placed.perplexity(references, batch_size=config.batch_size) if references else (None, 0)
-    return Evaluation(tuple(results), perplexity, tokens, judge is not None)
+    losses = placed.reference_losses(references, batch_size=config.batch_size) if references else []
+    return Evaluation(tuple(results), tuple(losses), judge is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,15 +223,14 @@ class PlacedPrompt:
         return [self._splice.row(conversation(query, self._system), soft=soft) for query in queries]
 
     @torch.no_grad()
-    def perplexity(self, references: Sequence[tuple[str, str]], *, batch_size: int) -> tuple[float, int]:
-        """Return exp(mean -log p) over all tokens of the reference answers, and the number of tokens."""
+    def reference_losses(self, references: Sequence[tuple[str, str]], *, batch_size: int) -> list[tuple[float, int]]:
+        """Return, per reference answer, the sum of -log p over its tokens and their number."""
         rows = self.rows([query for query, _ in references])
         answers = [self._splice.content_ids(answer) for _, answer in references]
         prefix, behind = shared_prefix(self._model, rows, self.vectors)
-        total, tokens = 0.0, 0
+        losses: list[tuple[float, int]] = []
         for start in range(0, len(rows), batch_size):
             prompts = [row.ids for row in behind[start : start + batch_size]]
             logs = answer_log_probabilities(self._model, prompts, answers[start : start + batch_size], prefix=prefix)
-            total -= sum(float(one.sum()) for one in logs)
-            tokens += sum(len(one) for one in logs)
-        return math.exp(total / max(1, tokens)), tokens
+            losses += [(-float(one.sum()), len(one)) for one in logs]
+        return losses

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.models.load import apply_adapter, default_device, load_causal_lm, model_folder
-from guardrail_plugin.models.locate import EMBEDDED_MODEL, locate
+from guardrail_plugin.models.chat import ChatSource
+from guardrail_plugin.models.load import default_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_ADAPTER_FILE = "adapter_model.safetensors"
-
 
 def load_chat_model(
-    model: str | None = None, *, adapter: Path | None = None, device: str | None = None, offline: bool = False
+    model: str | None = None,
+    *,
+    adapter: Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    offline: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a chat model and its tokenizer.
 
@@ -30,27 +34,20 @@ def load_chat_model(
         model: hub id or folder; the embedded model if not given.
         adapter: folder of a PEFT adapter to merge into it.
         device: the best there is if not given.
+        dtype: of the weights, ``"bfloat16"`` for example; the device's usual one if not given.
+            bfloat16 is about 4 times faster than float32 on CPUs with AVX512-BF16.
 
     Raises:
         ModelNotFoundError: the model is nowhere.
         ConfigError: the adapter's folder holds none.
         MissingDependencyError: an extra is missing.
     """
-    located = locate(model or EMBEDDED_MODEL, offline=offline)
-    folder = model_folder(located)
+    source = ChatSource.find(model, adapter=adapter, offline=offline)
+    loaded = source.load(device=device or default_device(), dtype=dtype and getattr(torch, dtype))
+    loaded.name_or_path = source.name or ""
     from transformers import AutoTokenizer
 
-    loaded = load_causal_lm(folder, device=device or default_device())
-    name = "" if located.origin == "path" else located.model_id
-    if adapter is not None:
-        weights = adapter / _ADAPTER_FILE
-        if not weights.is_file():
-            raise ConfigError(f"{adapter} holds no {_ADAPTER_FILE}")
-        rows = loaded.get_input_embeddings().num_embeddings
-        loaded = apply_adapter(loaded, adapter, vocab_size=rows, added_tokens=0)
-        name = name and f"{name}+{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
-    loaded.name_or_path = name
-    return loaded, AutoTokenizer.from_pretrained(folder)
+    return loaded, AutoTokenizer.from_pretrained(source.folder)
 
 
 def read_queries(path: Path) -> list[str]:
@@ -71,10 +68,15 @@ def read_queries(path: Path) -> list[str]:
 def read_references(path: Path) -> list[tuple[str, str]]:
     """Return the (query, good answer) pairs of a JSONL file with ``text`` and ``response``.
 
+    Rows whose answer is null or empty are passed over.
+
     Raises:
-        ConfigError: the file cannot be read, or a row lacks one of them.
+        ConfigError: the file cannot be read, a row lacks a query, or no row has an answer.
     """
-    return [(str(row["text"]), str(row["response"])) for row in _rows(path, "text", "response")]
+    pairs = [(str(row["text"]), str(row["response"])) for row in _rows(path, "text") if row.get("response")]
+    if not pairs:
+        raise ConfigError(f"{path} holds no reference answer")
+    return pairs
 
 
 def read_drawn(path: Path, *, condition: str | None = None) -> dict[str, list[str]]:

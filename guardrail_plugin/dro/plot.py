@@ -15,8 +15,8 @@ from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.heads import Head
 from guardrail_plugin.dro.hidden import collect_states
 from guardrail_plugin.dro.identity import ModelIdentity, require_same
-from guardrail_plugin.dro.inject import ChatSplice
 from guardrail_plugin.dro.soft_prompt import SoftPrompt
+from guardrail_plugin.models.chat_template import ChatSplice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

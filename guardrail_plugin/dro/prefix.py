@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.dro.inject import Row, embed_row
+from guardrail_plugin.dro.inject import embed_row
+from guardrail_plugin.models.chat_template import Row
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel

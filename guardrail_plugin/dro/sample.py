@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from guardrail_plugin.dro.config import Sampling
-from guardrail_plugin.dro.inject import Row, embed_batch
+from guardrail_plugin.dro.inject import embed_batch
 from guardrail_plugin.dro.prefix import Prefix, shared_prefix
+from guardrail_plugin.models.chat_template import Row
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,11 @@ class SoftPrompt:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits that stand for the vectors."""
+        return hashlib.sha256(self.vectors.detach().float().cpu().numpy().tobytes()).hexdigest()[:8]
 
     def require(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, base_model: str | None = None

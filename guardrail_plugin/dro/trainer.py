@@ -15,11 +15,11 @@ from guardrail_plugin.dro.config import Config
 from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.hidden import hidden_after, hidden_states
 from guardrail_plugin.dro.identity import ModelIdentity, require_same
-from guardrail_plugin.dro.inject import ChatSplice
 from guardrail_plugin.dro.loop import Trained, optimise
 from guardrail_plugin.dro.objective import dro_loss
 from guardrail_plugin.dro.prefix import Prefix, shared_head, shared_prefix
 from guardrail_plugin.dro.soft_prompt import Method, SoftPrompt, SoftPromptInfo, text_prompt
+from guardrail_plugin.models.chat_template import ChatSplice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -23,12 +23,13 @@ from guardrail_plugin.core.refusal import is_refusal as count_refusal
 from guardrail_plugin.dro.config import Config
 from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.identity import ModelIdentity
-from guardrail_plugin.dro.inject import ChatSplice, Row, embed_batch
+from guardrail_plugin.dro.inject import embed_batch
 from guardrail_plugin.dro.loop import optimise
 from guardrail_plugin.dro.prefix import Prefix, shared_head, shared_prefix
 from guardrail_plugin.dro.sample import stop_ids
 from guardrail_plugin.dro.soft_prompt import SoftPrompt, text_prompt
 from guardrail_plugin.dro.trainer import as_soft_prompt, frozen
+from guardrail_plugin.models.chat_template import ChatSplice, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -39,6 +39,12 @@ def languages() -> tuple[str, ...]:
 
 
 @cache
+def fallbacks() -> frozenset[str]:
+    """Return every written response, of whatever language and hazard."""
+    return frozenset(text for hazards in _texts().values() for variants in hazards.values() for text in variants)
+
+
+@cache
 def _texts() -> dict[str, dict[str, tuple[str, ...]]]:
     """Read the shipped table on first use: language → hazard code → variants."""
     raw = resources.files("guardrail_plugin.guardian").joinpath(_FILE).read_text(encoding="utf-8")

@@ -105,14 +105,16 @@ def response_prompt(verdict_prompt: Sequence[int], layout: Layout, label: str) -
 
 def _before(layout: Layout, tokenizer: ContentTokenizer, check: Check) -> list[int]:
     turn = layout.control("turn")
-    if check.query is not None:
-        return [*ends(tokenizer.encode(check.query), layout.context_tokens), turn]
-    return _context(layout, tokenizer, check.context, turn)
+    if check.query is None:
+        return _context(layout, tokenizer, check.context, room=layout.context_tokens)
+    # Without earlier turns this is the trained prompt to the letter; with them the query has the first claim.
+    query = [*ends(tokenizer.encode(check.query), layout.context_tokens), turn]
+    return [*_context(layout, tokenizer, check.context, room=layout.context_tokens - len(query)), *query]
 
 
-def _context(layout: Layout, tokenizer: ContentTokenizer, turns: Sequence[Message], turn: int) -> list[int]:
+def _context(layout: Layout, tokenizer: ContentTokenizer, turns: Sequence[Message], *, room: int) -> list[int]:
     """Newest turns first until the budget is spent; each at most half of it, so that one cannot push out the rest."""
-    room = layout.context_tokens
+    turn = layout.control("turn")
     kept: list[list[int]] = []
     for message in reversed(turns):
         ids = ends(tokenizer.encode(message.text), layout.context_tokens // 2)

@@ -2,64 +2,80 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from guardrail_plugin.core.conversation import Check, Message
-from guardrail_plugin.core.errors import GuardianError, GuardrailError, InputError, PoolError, VerdictParseError
+from guardrail_plugin.core.errors import ConfigError, GuardianError, GuardrailError, InputError, PoolError
+from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import Rail, Verdict
-from guardrail_plugin.guardian.fallbacks import fallback
-from guardrail_plugin.guardian.format import SAFE, prompt, response_prompt, windows
-from guardrail_plugin.guardian.language import detect
+from guardrail_plugin.guardian.canaries import canaries, refuse_if_blind
+from guardrail_plugin.guardian.families.own import OwnFamily
+from guardrail_plugin.guardian.families.protocol import Family
+from guardrail_plugin.guardian.judging import Judge, calibrated
 from guardrail_plugin.guardian.manifest import Calibration, Manifest
-from guardrail_plugin.guardian.protocol import CheckOutcome
+from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
+from guardrail_plugin.guardian.responding import response_check, response_request, usable, written
 from guardrail_plugin.guardian.tokenizer import ContentTokenizer
-from guardrail_plugin.guardian.views import views
-from guardrail_plugin.pool.protocol import GenerateRequest, ScoreRequest, ScoreResult
+from guardrail_plugin.pool.protocol import ScoreRequest
 
 if TYPE_CHECKING:
+    from guardrail_plugin.guardian.cascade import CascadeGuardian
+    from guardrail_plugin.guardian.ensemble import Combine, EnsembleGuardian
     from guardrail_plugin.pool import InferencePool
 
-_MAX_RESPONSE_TOKENS = 80
-_MIN_RESPONSE_WORDS = 4
+__all__ = ["Guardian", "calibrated", "conversation"]
 
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The forward passes that one check needs."""
-
-    requests: tuple[ScoreRequest, ...]
-    truncated: bool
+_Step: TypeAlias = Callable[[], list[ScoreRequest]]
+_LEAST_S = 0.001  # a budget that is spent still reaches the pool, which then says so
 
 
 class Guardian:
     """A small language model that detects harmful text and answers it. Safe to share between threads and event loops.
 
-    Use ``Guardian.load``; the constructor takes the parts that it puts together.
+    Use ``Guardian.load``; the constructor takes the parts that it puts together: ``family`` for a guard model of any
+    family, or ``manifest`` and ``tokenizer`` for one in the library's own format.
 
     Attributes:
-        manifest: what the weights are.
+        family: how the model is shown a text and how its answer is read.
+        manifest: what the weights are; only in the library's own format.
         max_windows: most windows of one text that are scored; a longer text is judged by its first, last and evenly
             spaced windows, and its verdict says ``truncated``.
+        responder: writes the safeguard responses of a family that cannot; ``None``: written ones are used.
     """
 
     def __init__(
         self,
         *,
-        manifest: Manifest,
-        tokenizer: ContentTokenizer,
         pool: InferencePool,
         model_key: str,
+        manifest: Manifest | None = None,
+        tokenizer: ContentTokenizer | None = None,
+        family: Family | None = None,
+        calibration: Mapping[Rail, Calibration] | None = None,
+        responder: GuardianProtocol | None = None,
+        guardian_id: str | None = None,
         max_windows: int = 64,
     ) -> None:
+        if family is None:
+            if manifest is None or tokenizer is None:
+                raise ConfigError("a guardian needs a family, or a manifest and a tokenizer")
+            family = OwnFamily(manifest.layout, tokenizer)
+        self.family = family
         self.manifest = manifest
         self.max_windows = max_windows
-        self._layout = manifest.layout
-        self._tokenizer = tokenizer
+        self.responder = responder
+        known = manifest.calibration if calibration is None and manifest is not None else calibration or {}
+        self._judge = Judge(
+            family=family,
+            calibration=known,
+            model_key=model_key,
+            guardian_id=guardian_id or model_key,
+            max_windows=max_windows,
+        )
         self._pool = pool
         self._model_key = model_key
 
@@ -72,24 +88,91 @@ class Guardian:
         base: str | Path | None = None,
         max_windows: int = 64,
         offline: bool = False,
+        family: str | None = None,
+        hazards: Sequence[str] | None = None,
+        policy_text: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        strictness: float | None = None,
+        responder: GuardianProtocol | None = None,
+        self_test: bool = True,
     ) -> Guardian:
-        """Load a guardian: the embedded one, a folder that ``guardrail train`` wrote, or a hub id.
+        """Load a guardian: the embedded one, a guard model of any known family, or one behind a server.
 
-        Weights are read when the pool first needs them. Without ``pool`` the process-wide default pool is used.
+        Without ``pool`` the process-wide default pool is used. Weights in the library's own format are read when the
+        pool first needs them; other families are asked four canary texts at once, so the pool must be open and the
+        call takes as long as loading does (in async code: ``await asyncio.to_thread(Guardian.load, ...)``).
+
+        Args:
+            model: ``None`` (the embedded guardian), a folder that ``guardrail train`` wrote, a guard model's folder or
+                hub id, or ``openai:http://HOST/v1#MODEL`` for an OpenAI-compatible server. ``FAMILY@`` may stand in
+                front, for command lines and settings.
+            base: for the library's own format the base model; else where the tokenizer is, if not with the model.
+            offline: never ask the hub.
+            family: ``guardrail models`` lists them; ``None``: recognised from the checkpoint.
+            hazards: hazard codes to judge; ``None``: all that the family covers.
+            policy_text: the written policy of the family ``policy``.
+            labels: of a classifier: label name to hazard code, ``"safe"``, or ``None`` for harm without a code.
+            strictness: 0..1, how much an answer between safe and unsafe counts (Qwen3Guard).
+            responder: writes the safeguard responses of a family that cannot (``Guardian.load(pool=pool)`` can).
+            self_test: ask the canaries.
 
         Raises:
             ModelNotFoundError: the guardian's or its base's weights are nowhere; the message tells how to get them.
-            ConfigError: the folder is no guardian, or base and adapter do not fit.
+            ConfigError: no family recognises the folder, base and adapter do not fit, a template drops the text or
+                the categories, an option has no use, or the canaries are all judged alike.
             MissingDependencyError: an extra is missing; the message names it.
         """
         from guardrail_plugin.assembly import load_guardian
+        from guardrail_plugin.guardian.families.protocol import FamilyOptions
 
-        return load_guardian(model, pool=pool, base=base, max_windows=max_windows, offline=offline)
+        options = FamilyOptions(
+            hazards=None if hazards is None else tuple(hazards),
+            policy_text=policy_text,
+            labels=labels,
+            strictness=strictness,
+        )
+        return load_guardian(
+            model,
+            pool=pool,
+            base=base,
+            max_windows=max_windows,
+            offline=offline,
+            family=family,
+            options=options,
+            responder=responder,
+            self_test=self_test,
+        )
+
+    @staticmethod
+    def ensemble(*members: GuardianProtocol, combine: Combine = "max") -> EnsembleGuardian:
+        """Ask several guardians about every text; see ``EnsembleGuardian``."""
+        from guardrail_plugin.guardian.ensemble import EnsembleGuardian
+
+        return EnsembleGuardian(members, combine=combine)
+
+    @staticmethod
+    def cascade(
+        cheap: GuardianProtocol, second: GuardianProtocol, *, band: tuple[float, float] = (0.1, 0.9)
+    ) -> CascadeGuardian:
+        """Ask a cheap guardian first and a second one where the first is unsure; see ``CascadeGuardian``."""
+        from guardrail_plugin.guardian.cascade import CascadeGuardian
+
+        return CascadeGuardian(cheap, second, band=band)
 
     @property
     def id(self) -> str:
-        """Name and version of the weights; part of every verdict."""
-        return self._model_key
+        """Name and version of the weights, and of how they are asked; part of every verdict."""
+        return self._judge.guardian_id
+
+    @property
+    def rails(self) -> frozenset[Rail]:
+        """Where the family can serve. A check of another rail is answered with an error, so that rails close."""
+        return self.family.rails
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The hazards that verdicts can name."""
+        return self.family.taxonomy
 
     def __repr__(self) -> str:
         return f"Guardian({self.id!r})"
@@ -113,156 +196,90 @@ class Guardian:
         return self.check(Check(response, rail="output", query=query), timeout_s=timeout_s)
 
     def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
-        """Judge all in one pool batch. A check that fails yields its error in its place; the others are answered."""
-        started = time.monotonic()
-        plans = [self._plan(check) for check in checks]
-        results = self._pool.score_many(_flatten(plans), timeout_s=timeout_s)
-        return self._verdicts(checks, plans, results, started)
+        """Judge all in one pool batch. A check that fails yields its error in its place; the others are answered.
+
+        Families that name the harm by a second question ask it in a second batch, about risky texts alone.
+        """
+        judging = self._judge.judge(checks)
+        left = _budget(timeout_s)
+        step: _Step = partial(next, judging)
+        while True:
+            try:
+                requests = step()
+            except StopIteration as end:
+                return _outcomes(end)
+            try:
+                step = partial(judging.send, self._pool.score_many(requests, timeout_s=left()))
+            except (GuardianError, PoolError) as error:
+                step = partial(judging.throw, error)
 
     async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Like ``check_many``. Cancellation: queued work is withdrawn, running work is dropped when it ends."""
-        started = time.monotonic()
-        plans = [self._plan(check) for check in checks]
-        results = await self._pool.ascore_many(_flatten(plans), timeout_s=timeout_s)
-        return self._verdicts(checks, plans, results, started)
+        judging = self._judge.judge(checks)
+        left = _budget(timeout_s)
+        step: _Step = partial(next, judging)
+        while True:
+            try:
+                requests = step()
+            except StopIteration as end:
+                return _outcomes(end)
+            try:
+                step = partial(judging.send, await self._pool.ascore_many(requests, timeout_s=left()))
+            except (GuardianError, PoolError) as error:
+                step = partial(judging.throw, error)
+
+    def self_test(self, harmful: str | None = None, *, timeout_s: float | None = None) -> None:
+        """Ask four canary texts: a harmful one, a harmless one, a long one, one with hostile control tokens.
+
+        Raises:
+            ConfigError: the guardian does not tell them apart.
+            GuardrailError: it gives no verdict.
+        """
+        rail: Rail = "input" if "input" in self.rails else sorted(self.rails)[0]
+        refuse_if_blind(self.id, self.check_many(canaries(harmful, rail=rail), timeout_s=timeout_s))
+
+    def count_tokens(self, text: str) -> int:
+        """Return how long a text is in the family's tokens."""
+        return len(self.family.encode(text))
 
     def respond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
         """Write the safeguard response for a blocked text.
 
-        The model's own text is shown only if the guardian finds it safe; else, and for languages that the model does
-        not write, a written response for the hazard is used. Never raises for model failures.
+        The model's own text is shown only if the guardian finds it safe and it is a refusal that speaks of what was
+        asked; else, for languages that the model does not write, and for S4 and S11, a written response is used.
+        Never raises for model failures.
         """
-        request = self._response_request(check, verdict)
+        if self.responder is not None:
+            return self.responder.respond(check, verdict, timeout_s=timeout_s)
+        if not isinstance(self.family, OwnFamily):
+            return written(check, verdict)
+        request = response_request(self.family, self._model_key, check, verdict)
         if request is None:
-            return self._fallback(check, verdict)
+            return written(check, verdict)
         try:
             generated = self._pool.generate(request, timeout_s=timeout_s)
-            text = self._tokenizer.decode(generated.token_ids).strip()
-            judged = self.check_many([self._response_check(check, text)], timeout_s=timeout_s)[0]
+            text = self.family.tokenizer.decode(generated.token_ids).strip()
+            judged = self.check_many([response_check(check, text)], timeout_s=timeout_s)[0]
         except (GuardianError, PoolError):
-            return self._fallback(check, verdict)
-        return text if _usable(text, judged) else self._fallback(check, verdict)
+            return written(check, verdict)
+        return text if usable(text, judged, check=check, verdict=verdict) else written(check, verdict)
 
     async def arespond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
         """Like ``respond``. Cancellation: the decode is stopped."""
-        request = self._response_request(check, verdict)
+        if self.responder is not None:
+            return await self.responder.arespond(check, verdict, timeout_s=timeout_s)
+        if not isinstance(self.family, OwnFamily):
+            return written(check, verdict)
+        request = response_request(self.family, self._model_key, check, verdict)
         if request is None:
-            return self._fallback(check, verdict)
+            return written(check, verdict)
         try:
             generated = await self._pool.agenerate(request, timeout_s=timeout_s)
-            text = self._tokenizer.decode(generated.token_ids).strip()
-            judged = (await self.acheck_many([self._response_check(check, text)], timeout_s=timeout_s))[0]
+            text = self.family.tokenizer.decode(generated.token_ids).strip()
+            judged = (await self.acheck_many([response_check(check, text)], timeout_s=timeout_s))[0]
         except (GuardianError, PoolError):
-            return self._fallback(check, verdict)
-        return text if _usable(text, judged) else self._fallback(check, verdict)
-
-    def _plan(self, check: Check) -> _Plan | GuardrailError:
-        if not check.text.strip():
-            return InputError("there is no text to check: it is empty or only white space")
-        requests: list[ScoreRequest] = []
-        truncated = False
-        for view in views(check.text):
-            ids = self._tokenizer.encode(view)
-            cut, left_out = windows(
-                ids, size=self._layout.window_tokens, overlap=self._layout.overlap_tokens, limit=self.max_windows
-            )
-            truncated |= left_out
-            for window in cut:
-                input_ids = prompt(self._layout, self._tokenizer, check, window)
-                requests.append(ScoreRequest(self._model_key, input_ids, self._layout.label_ids, prefix_len=1))
-        return _Plan(tuple(requests), truncated)
-
-    def _verdicts(
-        self,
-        checks: Sequence[Check],
-        plans: Sequence[_Plan | GuardrailError],
-        results: Sequence[ScoreResult | Exception],
-        started: float,
-    ) -> list[CheckOutcome]:
-        seconds = time.monotonic() - started
-        outcomes: list[CheckOutcome] = []
-        at = 0
-        for check, plan in zip(checks, plans, strict=True):
-            if isinstance(plan, GuardrailError):
-                outcomes.append(plan)
-                continue
-            mine = results[at : at + len(plan.requests)]
-            at += len(plan.requests)
-            outcomes.append(self._verdict(check, plan, mine, seconds))
-        return outcomes
-
-    def _verdict(
-        self, check: Check, plan: _Plan, results: Sequence[ScoreResult | Exception], seconds: float
-    ) -> CheckOutcome:
-        calibration = self.manifest.calibration.get(check.rail, Calibration())
-        worst: dict[str, float] = {}
-        risk = -1.0
-        for result in results:
-            if isinstance(result, GuardrailError):
-                return result
-            if isinstance(result, Exception):
-                return GuardianError(f"the model failed: {type(result).__name__}")
-            if not all(map(math.isfinite, result.logprobs)):
-                return VerdictParseError("the model returned numbers that are no probabilities")
-            window_risk, hazards = calibrated(result.logprobs, self._layout.labels, calibration)
-            if window_risk > risk:
-                risk, worst = window_risk, hazards
-        return Verdict(
-            harmful=risk >= calibration.threshold,
-            risk=risk,
-            threshold=calibration.threshold,
-            hazards=worst,
-            hazard=max(worst, key=worst.__getitem__),
-            rail=check.rail,
-            guardian_id=self.id,
-            seconds=seconds,
-            windows=len(plan.requests),
-            truncated=plan.truncated,
-        )
-
-    def _response_request(self, check: Check, verdict: Verdict | None) -> GenerateRequest | None:
-        """Return what to decode, or ``None`` where the written response is the answer."""
-        if verdict is None or check.rail not in ("input", "output") or detect(self._asked(check)) != "en":
-            return None
-        label = verdict.hazard if verdict.hazard in self._layout.taxonomy else SAFE
-        # Responses are learnt on queries: for a blocked answer the query is what is answered anew.
-        query = Check(text=self._asked(check), rail="input", context=check.context)
-        content = self._tokenizer.encode(query.text)[: self._layout.window_tokens]
-        start = response_prompt(prompt(self._layout, self._tokenizer, query, content), self._layout, label or SAFE)
-        return GenerateRequest(
-            self._model_key, start, max_new_tokens=_MAX_RESPONSE_TOKENS, stop_ids=frozenset({self._layout.end_id})
-        )
-
-    def _response_check(self, check: Check, response: str) -> Check:
-        return Check(text=response or " ", rail="output", query=self._asked(check))
-
-    def _fallback(self, check: Check, verdict: Verdict | None) -> str:
-        asked = self._asked(check)
-        hazard = verdict.hazard if verdict is not None else None
-        return fallback(hazard, language=detect(asked), seed=len(asked))
-
-    @staticmethod
-    def _asked(check: Check) -> str:
-        return check.query if check.rail == "output" and check.query else check.text
-
-
-def calibrated(
-    logprobs: Sequence[float], labels: Sequence[str], calibration: Calibration
-) -> tuple[float, dict[str, float]]:
-    """Return risk and probability per hazard from label log-probabilities (K,), ``safe`` first.
-
-    The log-odds of "not safe" are divided by the temperature and shifted by the bias; hazards keep their shares of
-    the risk.
-    """
-    p_safe = min(max(math.exp(logprobs[0]), 1e-12), 1 - 1e-12)
-    harm = [math.exp(logprob) for logprob in logprobs[1:]]
-    total = sum(harm)
-    p_harm = min(max(total / (total + p_safe), 1e-12), 1 - 1e-12)
-    log_odds = math.log(p_harm) - math.log1p(-p_harm)
-    risk = 1 / (1 + math.exp(-(log_odds / calibration.temperature + calibration.bias)))
-    if total == 0:
-        return risk, dict.fromkeys(labels[1:], 0.0)
-    return risk, {code: risk * p / total for code, p in zip(labels[1:], harm, strict=True)}
+            return written(check, verdict)
+        return text if usable(text, judged, check=check, verdict=verdict) else written(check, verdict)
 
 
 def _as_check(text: str | Check, rail: Rail) -> Check:
@@ -284,8 +301,17 @@ def conversation(messages: Sequence[Message], *, rail: Rail = "input") -> Check:
     return Check(messages[-1].text, rail=rail, context=tuple(messages[:-1]))
 
 
-def _flatten(plans: Sequence[_Plan | GuardrailError]) -> list[ScoreRequest]:
-    return [request for plan in plans if isinstance(plan, _Plan) for request in plan.requests]
+def _budget(timeout_s: float | None) -> Callable[[], float | None]:
+    """Return a function that tells how much is left of a time budget that begins now."""
+    if timeout_s is None:
+        return lambda: None
+    until = time.monotonic() + timeout_s
+    return lambda: max(until - time.monotonic(), _LEAST_S)
+
+
+def _outcomes(end: StopIteration) -> list[CheckOutcome]:
+    outcomes: list[CheckOutcome] = end.value
+    return outcomes
 
 
 def _only(outcomes: Sequence[CheckOutcome]) -> Verdict:
@@ -293,7 +319,3 @@ def _only(outcomes: Sequence[CheckOutcome]) -> Verdict:
     if isinstance(outcome, GuardrailError):
         raise outcome
     return outcome
-
-
-def _usable(text: str, judged: CheckOutcome) -> bool:
-    return isinstance(judged, Verdict) and not judged.harmful and len(text.split()) >= _MIN_RESPONSE_WORDS

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import GuardrailError
-from guardrail_plugin.core.verdict import Verdict
+from guardrail_plugin.core.verdict import RAILS, Rail, Verdict
 
 CheckOutcome: TypeAlias = Verdict | GuardrailError
 
@@ -30,3 +30,17 @@ class GuardianProtocol(Protocol):
 
     async def arespond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
         """Like ``respond``."""
+
+
+@runtime_checkable
+class ServesRails(Protocol):
+    """A guardian that serves some rails only, and says which."""
+
+    @property
+    def rails(self) -> frozenset[Rail]:
+        """The rails."""
+
+
+def rails_of(guardian: GuardianProtocol) -> frozenset[Rail]:
+    """Return the rails that a guardian serves: all, unless it says otherwise."""
+    return guardian.rails if isinstance(guardian, ServesRails) else frozenset(RAILS)

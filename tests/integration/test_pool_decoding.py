@@ -396,7 +396,7 @@ def test_streams_feel_the_bounds_too() -> None:
         pool.register("m", ScriptedReplica(on_call=hold).factory)
         pool.submit(score())
         assert hold.entered.wait(WAIT_S)
-        pool.submit(score())
+        pool.submit(score(2))
         with pytest.raises(PoolOverloaded):
             next(pool.stream(generate()))
         hold.release()

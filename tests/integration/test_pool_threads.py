@@ -259,9 +259,9 @@ def test_queued_tokens_are_bounded_too_and_each_item_of_a_list_counts(
     with pytest.raises(PoolOverloaded):
         pool.submit(score(2, tokens=41))
     with pytest.raises(PoolOverloaded):
-        pool.submit_many([score(ident) for ident in range(4)])
+        pool.submit_many([score(ident) for ident in range(10, 14)])
     assert pool.stats().queued == 1, "all or nothing"
-    assert len(pool.submit_many([score(ident) for ident in range(3)])) == 3
+    assert len(pool.submit_many([score(ident) for ident in range(10, 13)])) == 3
 
 
 def test_a_list_larger_than_the_queue_is_named_and_score_many_takes_it_in_parts(
@@ -291,7 +291,7 @@ def test_score_many_puts_an_overload_in_its_place_and_empty_lists_cost_nothing(
     assert pool.score_many([]) == []
     assert pool.submit_many([]) == []
     pool.submit_many([score(ident) for ident in range(4)])
-    assert [type(outcome) for outcome in pool.score_many([score(1), score(2)])] == [PoolOverloaded, PoolOverloaded]
+    assert [type(outcome) for outcome in pool.score_many([score(10), score(11)])] == [PoolOverloaded, PoolOverloaded]
 
 
 def test_on_full_wait_holds_sync_and_async_callers_back_in_order() -> None:

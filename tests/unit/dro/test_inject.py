@@ -10,9 +10,10 @@ torch = pytest.importorskip("torch")
 
 from guardrail_plugin.core.errors import ConfigError  # noqa: E402
 from guardrail_plugin.dro import ChatSplice, Prefix  # noqa: E402
-from guardrail_plugin.dro.inject import Row, embed_batch, embed_row  # noqa: E402
+from guardrail_plugin.dro.inject import embed_batch, embed_row  # noqa: E402
 from guardrail_plugin.dro.prefix import shared_head  # noqa: E402
 from guardrail_plugin.dro.soft_prompt import text_prompt  # noqa: E402
+from guardrail_plugin.models.chat_template import Row  # noqa: E402
 
 SAFETY = "Be kind, be safe."
 QUERIES = ("Hi", "How do I bake bread in a very small oven?", "What is a kite?", "x")

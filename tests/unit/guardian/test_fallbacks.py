@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from guardrail_plugin.core.hazards import CHILD_EXPLOITATION, MLCOMMONS, PROMPT_INJECTION, SELF_HARM
+from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.guardian.fallbacks import fallback, languages
 from guardrail_plugin.guardian.language import detect
 from guardrail_plugin.guardian.views import views
@@ -55,6 +56,11 @@ def test_english_texts_decline(hazard: str, seed: int) -> None:
     text = fallback(hazard, seed=seed).lower()
     declines = ("can't", "won't", "don't", "i'd rather not", "will not", "never", "isn't something")
     assert any(words in text for words in declines)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_english_texts_are_refusals_by_the_librarys_own_measure(seed: int) -> None:
+    assert [code for code in MLCOMMONS.codes if not is_refusal(fallback(code, seed=seed))] == []
 
 
 @pytest.mark.parametrize("language", sorted(REQUIRED))

@@ -33,7 +33,7 @@ MANIFEST = Manifest(
     calibration={"input": Calibration(threshold=0.6), "output": Calibration(temperature=2.0)},
 )
 LAYOUT = MANIFEST.layout
-REFUSAL = "I can't help with that, but I can help you stay safe."
+REFUSAL = "I can't help with explosives or how they are made. I can report a threat."
 
 
 RISKS = {"bomb": 0.9, "edge": 0.6, "below": 0.59, "nan": math.nan}

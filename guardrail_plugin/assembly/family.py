@@ -1,0 +1,140 @@
+"""Puts a guard model of any family together: checkpoint → family, tokenizer, and the replica that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
+from guardrail_plugin.guardian.families.characters import CharacterTokenizer
+from guardrail_plugin.guardian.families.classifier import is_classifier
+from guardrail_plugin.guardian.families.protocol import Checkpoint, Family, FamilyKind, FamilyOptions, Kit
+from guardrail_plugin.guardian.families.registry import family_kind, recognise
+from guardrail_plugin.guardian.families.tokens import TokenizerFile
+from guardrail_plugin.models.classifier import ClassifierWeights
+from guardrail_plugin.models.guard_files import GuardFiles
+from guardrail_plugin.models.load import load_causal_lm, model_folder
+from guardrail_plugin.models.locate import Located, locate
+from guardrail_plugin.models.remote import RemoteFactory, split_address
+from guardrail_plugin.models.shared import SharedWeights
+
+if TYPE_CHECKING:
+    from guardrail_plugin.pool import InferencePool
+
+_TWO_CLASSES = {0: "LABEL_0", 1: "LABEL_1"}
+_MULTI_LABEL = "multi_label_classification"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a guardian is made of.
+
+    Attributes:
+        model_key: of the weights on the pool; guardians that ask the same weights differently share it.
+        guardian_id: of this way to ask: what verdicts carry and caches tell guardians apart by.
+        canary: the family's own harmful text, if it does not judge harm.
+    """
+
+    family: Family
+    model_key: str
+    guardian_id: str
+    canary: str | None
+
+
+def load_family(
+    found: Located,
+    *,
+    pool: InferencePool,
+    base: str | Path | None,
+    family: str | None,
+    options: FamilyOptions,
+    offline: bool,
+) -> Made:
+    """Recognise a checkpoint's family, build it, and register the weights with the pool.
+
+    Raises:
+        ConfigError: no family or several claim it, the named one does not fit, or its template is broken.
+    """
+    folder = model_folder(found)
+    beside = folder if base is None else model_folder(locate(str(base), offline=offline))
+    files = GuardFiles.read(folder, tokenizer_folder=beside)
+    checkpoint = _checkpoint(found.model_id, files)
+    kind = recognise(checkpoint) if family is None else family_kind(family)
+    if (kind.task == "classify") != is_classifier(checkpoint):
+        raise ConfigError(f"the family {kind.name!r} does not run on {', '.join(checkpoint.architectures) or folder}")
+    tokenizer = TokenizerFile(beside / "tokenizer.json")
+    template = files.render if files.chat_template else None
+    built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=options))
+    key = f"{checkpoint.label}-{files.fingerprint}"
+    if kind.task == "classify":
+        pad = files.config.get("pad_token_id")
+        pool.register(key, ClassifierWeights(folder, pad_id=tokenizer.end if pad is None else int(pad)))
+    else:
+        pool.register(key, SharedWeights(partial(load_causal_lm, folder)))
+    return Made(built, key, _guardian_id(kind, key, options), kind.canary)
+
+
+def load_remote(
+    address: str,
+    *,
+    pool: InferencePool,
+    base: str | Path | None,
+    family: str | None,
+    options: FamilyOptions,
+    offline: bool,
+) -> Made:
+    """Build a family for a model behind an OpenAI-compatible server.
+
+    With ``base`` (a folder or hub id that has the tokenizer) the server is sent token ids, in which nothing of a text
+    can be a control token. Without it the server is sent text, and what looks like a control token is broken up.
+
+    Raises:
+        ConfigError: the address is wrong, no family fits, or it is one that a server cannot score.
+    """
+    _, name = split_address(address)
+    files = None if base is None else GuardFiles.read(_tokenizer_folder(base, offline=offline))
+    checkpoint = Checkpoint(name) if files is None else _checkpoint(name, files)
+    kind = recognise(checkpoint) if family is None else family_kind(family)
+    if kind.task == "classify":
+        raise ConfigError(f"the family {kind.name!r} is a classifier, which an OpenAI-compatible server does not score")
+    tokenizer = CharacterTokenizer() if files is None else TokenizerFile(files.folder / "tokenizer.json")
+    template = files.render if files is not None and files.chat_template else None
+    built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=options))
+    # The labels' ids are this tokenizer's own, so every guardian has a replica of its own.
+    guardian_id = _guardian_id(kind, address, options)
+    pool.register(guardian_id, RemoteFactory(address, codec=tokenizer))
+    return Made(built, guardian_id, guardian_id, kind.canary)
+
+
+def _checkpoint(model_id: str, files: GuardFiles) -> Checkpoint:
+    # transformers writes no names where there are two classes with the names that it gives by itself.
+    labels = files.config.get("id2label") or _TWO_CLASSES
+    return Checkpoint(
+        model_id=model_id,
+        architectures=tuple(files.config.get("architectures") or ()),
+        id2label={int(number): str(name) for number, name in labels.items()},
+        multi_label=files.config.get("problem_type") == _MULTI_LABEL,
+        max_positions=files.max_positions,
+        template=files.chat_template,
+    )
+
+
+def _tokenizer_folder(base: str | Path, *, offline: bool) -> Path:
+    path = Path(base).expanduser()
+    if (path / "tokenizer.json").is_file():
+        return path
+    folder = model_folder(locate(str(base), offline=offline))
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelNotFoundError(f"{folder} holds no tokenizer.json")
+    return folder
+
+
+def _guardian_id(kind: FamilyKind, key: str, options: FamilyOptions) -> str:
+    name = f"{kind.name}/{key}"
+    if options == FamilyOptions():
+        return name
+    asked = repr((options.hazards, options.policy_text, options.labels and dict(options.labels), options.strictness))
+    return f"{name}+{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

@@ -1,0 +1,110 @@
+"""Measure verdicts: contenders alternate within a round, the machine's peak is measured around every cell."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from guardrail_plugin.bench import peers
+from guardrail_plugin.bench.contenders import Bench, Contender, SkippedError, direct, naive, pooled
+from guardrail_plugin.bench.load import Ask, closed_loop, p95, peak_gflops, tree_cpu_s
+from guardrail_plugin.models.torch_generic import GenericEngine
+from guardrail_plugin.models.torch_packed import PackedEngine
+
+NAIVE, DIRECT, GENERIC, PACKED = "naive transformers", "generic engine, no pool", "generic engine", "packed engine"
+PEERS = {"batched": peers.batched, "Ray @serve.batch": peers.ray_serve, "LitServe": peers.litserve}
+
+CONTENDERS = (
+    Contender(NAIVE, naive, alone=True),
+    Contender(DIRECT, direct, alone=True),
+    Contender(GENERIC, pooled(GenericEngine)),
+    Contender(PACKED, pooled(PackedEngine)),
+    *(Contender(name, opener) for name, opener in PEERS.items()),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One contender at one concurrency in one round.
+
+    Attributes:
+        cpu_ms: processor time per request, of this process and all that it started.
+        peak_gflops: of one thread, mean of just before and just after. Units: 1e9 operations per second.
+        fraction: share of that peak that went into work that had to be done (template kept): 1 is the limit.
+        answers: index of the likeliest label per request.
+    """
+
+    contender: str
+    concurrency: int
+    round: int
+    n: int
+    cpu_ms: float
+    rps: float
+    p50_ms: float
+    p95_ms: float
+    peak_gflops: float
+    fraction: float
+    answers: tuple[int, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A contender that could not run, and why."""
+
+    contender: str
+    reason: str
+
+
+def verdict_cells(
+    bench: Bench,
+    contenders: Sequence[Contender] = CONTENDERS,
+    *,
+    rounds: int,
+    concurrencies: Sequence[int],
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[Cell | Skip]:
+    """Yield a cell per round, contender and concurrency. Who cannot run is skipped once and not tried again."""
+    skipped: set[str] = set()
+    for number in range(rounds):
+        for contender in contenders:
+            if contender.name in skipped:
+                continue
+            tell(f"round {number + 1} of {rounds}: {contender.name}")
+            at = [1] if contender.alone else concurrencies
+            try:
+                with contender.open(bench) as ask:
+                    yield from asyncio.run(_cells(bench, contender.name, ask, at, number))
+            except SkippedError as reason:
+                skipped.add(contender.name)
+                yield Skip(contender.name, str(reason))
+
+
+async def _cells(bench: Bench, name: str, ask: Ask, concurrencies: Sequence[int], number: int) -> list[Cell]:
+    requests = [bench.load.request(i) for i in range(len(bench.load.prompts))]
+    await closed_loop(ask, requests[:2], concurrency=1)  # what is loaded or kept at first use is not counted
+    cells = []
+    for concurrency in concurrencies:
+        before = peak_gflops(bench.model)
+        cpu, wall = tree_cpu_s(), perf_counter()
+        answers, latencies = await closed_loop(ask, requests, concurrency=concurrency)
+        cpu, wall = tree_cpu_s() - cpu, perf_counter() - wall
+        peak = (before + peak_gflops(bench.model)) / 2
+        cells.append(
+            Cell(
+                contender=name,
+                concurrency=concurrency,
+                round=number,
+                n=len(requests),
+                cpu_ms=cpu / len(requests) * 1e3,
+                rps=len(requests) / wall,
+                p50_ms=statistics.median(latencies) * 1e3,
+                p95_ms=p95(latencies) * 1e3,
+                peak_gflops=peak,
+                fraction=bench.load.new_flops * len(requests) / max(cpu, 1e-9) / (peak * 1e9),
+                answers=tuple(answers),
+            )
+        )
+    return cells

@@ -1,0 +1,168 @@
+"""Other batchers around the same generic engine: ``batched``, Ray Serve's ``@serve.batch``, LitServe. All optional."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import multiprocessing
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from guardrail_plugin.bench.contenders import MAX_BATCH, Bench, SkippedError, best, replica_of
+from guardrail_plugin.bench.load import Ask
+from guardrail_plugin.models.torch_generic import GenericEngine
+from guardrail_plugin.models.torch_threads import use_one_thread
+from guardrail_plugin.pool import ScoreRequest
+
+_LINGER_S = 0.005  # ``batched``'s default, given to all
+_START_S = 180.0
+_LOOPBACK = "127.0.0.1"
+_RAY_NODE = "127.0.0.2" if sys.platform == "linux" else None  # Ray gives 127.0.0.1 up for the machine's outer address
+
+
+def _module(name: str, *, package: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise SkippedError(f"{package} is not installed") from None
+
+
+@contextmanager
+def batched(bench: Bench) -> Iterator[Ask]:
+    """mixedbread's ``batched``: asyncio, first come, first served."""
+    aio = _module("batched.aio", package="batched")
+    replica = replica_of(GenericEngine(bench.model))
+    with ThreadPoolExecutor(1, initializer=use_one_thread) as worker:
+
+        async def score(requests: list[ScoreRequest]) -> list[int]:
+            loop = asyncio.get_running_loop()
+            return [best(result) for result in await loop.run_in_executor(worker, replica.score, requests)]
+
+        many = aio.dynamically(score, batch_size=MAX_BATCH, timeout_ms=_LINGER_S * 1e3)
+
+        async def ask(request: ScoreRequest) -> int:
+            (answer,) = await many([request])
+            return int(answer)
+
+        yield ask
+
+
+@contextmanager
+def ray_serve(bench: Bench) -> Iterator[Ask]:
+    """Ray Serve's own batching in one actor, called through its handle."""
+    serve = _module("ray.serve", package="ray[serve]")
+    ray = _module("ray", package="ray[serve]")
+    folder = bench.folder
+
+    class Batched:
+        def __init__(self) -> None:
+            self.replica = _load_replica(folder)
+
+        @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=_LINGER_S)  # type: ignore[untyped-decorator]
+        async def many(self, requests: list[ScoreRequest]) -> list[int]:
+            return [best(result) for result in await asyncio.to_thread(self.replica.score, requests)]
+
+        async def __call__(self, request: ScoreRequest) -> int:
+            return int(await self.many(request))
+
+    if ray.is_initialized():
+        raise SkippedError("this process is connected to a Ray cluster already")
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _node_ip_address=_RAY_NODE
+    )
+    try:
+        serve.start(proxy_location="Disabled")
+        options = {"max_ongoing_requests": 4 * MAX_BATCH, "ray_actor_options": {"num_cpus": 1}}
+        handle = serve.run(serve.deployment(**options)(Batched).bind(), name="guardrail-bench", route_prefix=None)
+
+        async def ask(request: ScoreRequest) -> int:
+            return int(await handle.remote(request))
+
+        yield ask
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def litserve(bench: Bench) -> Iterator[Ask]:
+    """LitServe in a process of its own, called over HTTP as it is meant to be."""
+    _module("litserve", package="litserve")
+    httpx = _module("httpx", package="httpx")
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(bench.folder, port))
+    server.start()
+    try:
+        _wait_for(f"http://{_LOOPBACK}:{port}/health", alive=server.is_alive)
+
+        async def ask(request: ScoreRequest) -> int:
+            body = {"input_ids": request.input_ids, "label_ids": request.label_ids, "prefix_len": request.prefix_len}
+            answer = await client.post(f"http://{_LOOPBACK}:{port}/predict", json=body)
+            answer.raise_for_status()
+            return int(answer.json()["best"])
+
+        client = httpx.AsyncClient(timeout=_START_S, limits=httpx.Limits(max_connections=None))
+        yield ask
+    finally:
+        server.terminate()
+        server.join(10)
+        if server.is_alive():
+            server.kill()
+            server.join(10)
+
+
+def _serve(folder: Path, port: int) -> None:
+    lit = importlib.import_module("litserve")
+
+    class Api(lit.LitAPI):  # type: ignore[misc,name-defined]
+        def setup(self, device: str) -> None:
+            self.replica = _load_replica(folder)
+
+        def decode_request(self, request: dict[str, Any]) -> ScoreRequest:
+            labels, prefix = tuple(request["label_ids"]), int(request["prefix_len"])
+            return ScoreRequest("m", tuple(request["input_ids"]), labels, prefix_len=prefix)
+
+        def batch(self, inputs: list[ScoreRequest]) -> list[ScoreRequest]:
+            return inputs
+
+        def predict(self, requests: list[ScoreRequest]) -> list[int]:
+            return [best(result) for result in self.replica.score(requests)]
+
+        def unbatch(self, outputs: list[int]) -> list[int]:
+            return outputs
+
+        def encode_response(self, output: int) -> dict[str, int]:
+            return {"best": output}
+
+    api = Api(max_batch_size=MAX_BATCH, batch_timeout=_LINGER_S)
+    server = lit.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server.run(host=_LOOPBACK, port=port, generate_client_file=False, log_level="error")
+
+
+def _load_replica(folder: Path) -> Any:
+    from guardrail_plugin.models.load import load_causal_lm
+
+    use_one_thread()
+    return replica_of(GenericEngine(load_causal_lm(folder)))
+
+
+def _wait_for(url: str, *, alive: Any) -> None:
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end and alive():
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - a loopback address of our own
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):  # noqa: PERF203
+            time.sleep(0.5)
+    raise SkippedError("the server did not start in time")

@@ -1,0 +1,236 @@
+"""What happens to a batch of checks, as a generator without I/O: requests out, results in, verdicts at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import GuardianError, GuardrailError, InputError, PoolError, VerdictParseError
+from guardrail_plugin.core.verdict import Rail, Verdict
+from guardrail_plugin.guardian.families.protocol import Family, Pass, Reading
+from guardrail_plugin.guardian.format import windows
+from guardrail_plugin.guardian.manifest import Calibration
+from guardrail_plugin.guardian.protocol import CheckOutcome
+from guardrail_plugin.guardian.views import views
+from guardrail_plugin.pool.protocol import ScoreRequest, ScoreResult
+
+Results: TypeAlias = Sequence[ScoreResult | Exception]
+_Answer: TypeAlias = tuple[float, ...] | GuardrailError
+Judging: TypeAlias = Generator[list[ScoreRequest], Results, list[CheckOutcome]]
+
+# Below this risk no second question names the harm: no sensible threshold acts there, and most texts are harmless.
+NAMING_FLOOR = 0.05
+_ALMOST_0 = 1e-12
+_ROUNDING = 1e-3  # float32 log-probabilities may end a little above zero
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The windows of one check, and the questions about each."""
+
+    windows: tuple[Sequence[int], ...]
+    passes: tuple[tuple[Pass, ...], ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """The worst window so far: its ids, what was read, and the risk after calibration."""
+
+    content: Sequence[int]
+    reading: Reading
+    risk: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Turns checks into verdicts for one family of models.
+
+    Attributes:
+        family: how texts are shown and answers read.
+        calibration: per rail.
+        model_key: of the model on the pool.
+        guardian_id: what verdicts carry.
+        max_windows: most windows of one view that are scored.
+    """
+
+    family: Family
+    calibration: Mapping[Rail, Calibration]
+    model_key: str
+    guardian_id: str
+    max_windows: int
+
+    def judge(self, checks: Sequence[Check]) -> Judging:
+        """Yield the requests of all checks as one batch, then those that name the harm of what is risky and unnamed.
+
+        What the driver throws in at the second batch is dropped: the risk is known, only its name is not.
+        """
+        started = time.monotonic()
+        plans = [self._plan(check) for check in checks]
+        passes = [p for plan in plans if isinstance(plan, _Plan) for window in plan.passes for p in window]
+        answers = iter(_answers(passes, (yield self._requests(passes))))
+        findings = [
+            self._worst(check, plan, answers) if isinstance(plan, _Plan) else plan
+            for check, plan in zip(checks, plans, strict=True)
+        ]
+        asked = {
+            i: self.family.naming(check, found.content)
+            for i, (check, found) in enumerate(zip(checks, findings, strict=True))
+            if isinstance(found, _Finding) and found.risk >= NAMING_FLOOR and not found.reading.shares
+        }
+        naming = [p for questions in asked.values() for p in questions]
+        if naming:
+            try:
+                named = iter(_answers(naming, (yield self._requests(naming))))
+            except (GuardianError, PoolError):
+                named = iter([GuardianError("the harm was not named")] * len(naming))
+            for i, questions in asked.items():
+                findings[i] = self._named(findings[i], [next(named) for _ in questions])
+        seconds = time.monotonic() - started
+        return [
+            self._verdict(check, found, plan, seconds)
+            for check, found, plan in zip(checks, findings, plans, strict=True)
+        ]
+
+    def _plan(self, check: Check) -> _Plan | GuardrailError:
+        if not check.text.strip():
+            return InputError("there is no text to check: it is empty or only white space")
+        if check.rail not in self.family.rails:
+            served = ", ".join(sorted(self.family.rails))
+            return GuardianError(f"the family {self.family.name!r} does not judge the {check.rail} rail, only {served}")
+        found: list[Sequence[int]] = []
+        truncated = False
+        size, overlap = self.family.window.tokens, self.family.window.overlap
+        for view in views(check.text):
+            cut, left_out = windows(self.family.encode(view), size=size, overlap=overlap, limit=self.max_windows)
+            truncated |= left_out
+            found += cut
+        passes = tuple(self.family.passes(check, window) for window in found)
+        return _Plan(tuple(found), passes, truncated)
+
+    def _requests(self, passes: Sequence[Pass]) -> list[ScoreRequest]:
+        return [
+            ScoreRequest(
+                self.model_key,
+                (*one.input_ids, *branch.suffix),
+                branch.next_ids,
+                prefix_len=len(one.input_ids) if branch.suffix else one.prefix_len,
+            )
+            for one in passes
+            for branch in one.labels.branches
+        ]
+
+    def _worst(self, check: Check, plan: _Plan, answers: Iterator[_Answer]) -> _Finding | GuardrailError:
+        """Return the riskiest window. Takes exactly the check's own answers, whatever they are."""
+        calibration = self.calibration.get(check.rail, Calibration())
+        rows = [[next(answers) for _ in questions] for questions in plan.passes]
+        worst: _Finding | None = None
+        for content, row in zip(plan.windows, rows, strict=True):
+            sound = _sound(row)
+            if isinstance(sound, GuardrailError):
+                return sound
+            reading = self.family.read(sound)
+            if not 0.0 <= reading.risk <= 1.0:
+                return VerdictParseError("the model returned numbers that are no probabilities")
+            risk = scaled(reading.risk, calibration)
+            if worst is None or risk > worst.risk:
+                worst = _Finding(content, reading, risk)
+        return worst or InputError("there is no text to check: nothing of it is left as tokens")
+
+    def _named(self, found: _Finding | GuardrailError, row: Sequence[_Answer]) -> _Finding | GuardrailError:
+        """Return the finding with its harm named; a failure to name it takes nothing from the risk."""
+        sound = _sound(row)
+        if isinstance(found, GuardrailError) or isinstance(sound, GuardrailError):
+            return found
+        return replace(found, reading=self.family.name_harm(found.reading, sound))
+
+    def _verdict(
+        self, check: Check, found: _Finding | GuardrailError, plan: _Plan | GuardrailError, seconds: float
+    ) -> CheckOutcome:
+        if isinstance(plan, GuardrailError):
+            return plan
+        if isinstance(found, GuardrailError):
+            return found
+        threshold = self.calibration.get(check.rail, Calibration()).threshold
+        shares = found.reading.shares
+        native = max(shares, key=shares.__getitem__, default=None)
+        hazard = None if native is None else self.family.codes.get(native)
+        return Verdict(
+            harmful=found.risk >= threshold,
+            risk=found.risk,
+            threshold=threshold,
+            hazards=self._hazards(found),
+            hazard=hazard,
+            rail=check.rail,
+            guardian_id=self.guardian_id,
+            seconds=seconds,
+            windows=len(plan.windows),
+            truncated=plan.truncated,
+            native_label=None if native == hazard else native,
+        )
+
+    def _hazards(self, found: _Finding) -> dict[str, float]:
+        """Return the risk shared out over the hazard codes; harm without a code is in the risk alone."""
+        hazards: dict[str, float] = {}
+        total = math.fsum(found.reading.shares.values())
+        for native, share in found.reading.shares.items():
+            code = self.family.codes.get(native)
+            if code is not None:
+                hazards[code] = hazards.get(code, 0.0) + (found.risk * share / total if total > 0 else 0.0)
+        return hazards
+
+
+def scaled(risk: float, calibration: Calibration) -> float:
+    """Return a calibrated risk: log-odds divided by the temperature and shifted by the bias."""
+    p = min(max(risk, _ALMOST_0), 1 - _ALMOST_0)
+    log_odds = math.log(p) - math.log1p(-p)
+    return 1 / (1 + math.exp(-(log_odds / calibration.temperature + calibration.bias)))
+
+
+def calibrated(
+    logprobs: Sequence[float], labels: Sequence[str], calibration: Calibration
+) -> tuple[float, dict[str, float]]:
+    """Return risk and probability per hazard from label log-probabilities (K,), ``safe`` first.
+
+    Hazards keep their shares of the risk.
+    """
+    p_safe = max(math.exp(logprobs[0]), _ALMOST_0)
+    harm = [math.exp(logprob) for logprob in logprobs[1:]]
+    total = math.fsum(harm)
+    risk = scaled(total / (total + p_safe), calibration)
+    if total == 0:
+        return risk, dict.fromkeys(labels[1:], 0.0)
+    return risk, {code: risk * p / total for code, p in zip(labels[1:], harm, strict=True)}
+
+
+def _answers(passes: Sequence[Pass], results: Results) -> list[_Answer]:
+    """Return one row of label log-probabilities per question, or why there is none."""
+    answers: list[_Answer] = []
+    at = 0
+    for one in passes:
+        mine = results[at : at + len(one.labels.branches)]
+        at += len(one.labels.branches)
+        rows = [result.logprobs for result in mine if isinstance(result, ScoreResult)]
+        answers.append(one.labels.read(rows) if len(rows) == len(mine) else _failure(mine))
+    return answers
+
+
+def _failure(results: Results) -> GuardrailError:
+    error = next(result for result in results if isinstance(result, Exception))
+    return error if isinstance(error, GuardrailError) else GuardianError(f"the model failed: {type(error).__name__}")
+
+
+def _sound(row: Sequence[_Answer]) -> list[tuple[float, ...]] | GuardrailError:
+    """Return the answers if all are log-probabilities, else the first reason why not."""
+    sound: list[tuple[float, ...]] = []
+    for answer in row:
+        if isinstance(answer, GuardrailError):
+            return answer
+        if not all(value <= _ROUNDING for value in answer) or not any(map(math.isfinite, answer)):
+            return VerdictParseError("the model returned numbers that are no probabilities")
+        sound.append(answer)
+    return sound
