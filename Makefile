@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 
-.PHONY: install demo test lint bench evaluate train package clean
+.PHONY: install demo demo-gateway test lint bench evaluate train package clean
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install  ## the main job: a guarded chain over a real model, half harmful and half harmless queries
 	$(BIN)/python examples/guarded_chain.py
+
+demo-gateway: install  ## the gateway on the embedded model, and the openai client talking to it
+	$(BIN)/python examples/gateway_demo.py
 
 test: install  ## every test, real models included
 	$(BIN)/python -m pytest
