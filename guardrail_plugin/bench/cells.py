@@ -73,38 +73,34 @@ def verdict_cells(
             if contender.name in skipped:
                 continue
             tell(f"round {number + 1} of {rounds}: {contender.name}")
-            at = [1] if contender.alone else concurrencies
             try:
-                with contender.open(bench) as ask:
-                    yield from asyncio.run(_cells(bench, contender.name, ask, at, number))
+                for at in [1] if contender.alone else concurrencies:
+                    with contender.open(bench) as ask:  # anew for each cell: rows that were kept would be for nothing
+                        yield asyncio.run(_cell(bench, contender.name, ask, at, number))
             except SkippedError as reason:
                 skipped.add(contender.name)
                 yield Skip(contender.name, str(reason))
 
 
-async def _cells(bench: Bench, name: str, ask: Ask, concurrencies: Sequence[int], number: int) -> list[Cell]:
+async def _cell(bench: Bench, name: str, ask: Ask, concurrency: int, number: int) -> Cell:
     requests = [bench.load.request(i) for i in range(len(bench.load.prompts))]
-    await closed_loop(ask, requests[:2], concurrency=1)  # what is loaded or kept at first use is not counted
-    cells = []
-    for concurrency in concurrencies:
-        before = peak_gflops(bench.model)
-        cpu, wall = tree_cpu_s(), perf_counter()
-        answers, latencies = await closed_loop(ask, requests, concurrency=concurrency)
-        cpu, wall = tree_cpu_s() - cpu, perf_counter() - wall
-        peak = (before + peak_gflops(bench.model)) / 2
-        cells.append(
-            Cell(
-                contender=name,
-                concurrency=concurrency,
-                round=number,
-                n=len(requests),
-                cpu_ms=cpu / len(requests) * 1e3,
-                rps=len(requests) / wall,
-                p50_ms=statistics.median(latencies) * 1e3,
-                p95_ms=p95(latencies) * 1e3,
-                peak_gflops=peak,
-                fraction=bench.load.new_flops * len(requests) / max(cpu, 1e-9) / (peak * 1e9),
-                answers=tuple(answers),
-            )
-        )
-    return cells
+    # What is loaded at first use is not counted; of the prompts only the template may be kept from this.
+    await closed_loop(ask, [bench.load.other(i) for i in range(2)], concurrency=1)
+    before = peak_gflops(bench.model)
+    cpu, wall = tree_cpu_s(), perf_counter()
+    answers, latencies = await closed_loop(ask, requests, concurrency=concurrency)
+    cpu, wall = tree_cpu_s() - cpu, perf_counter() - wall
+    peak = (before + peak_gflops(bench.model)) / 2
+    return Cell(
+        contender=name,
+        concurrency=concurrency,
+        round=number,
+        n=len(requests),
+        cpu_ms=cpu / len(requests) * 1e3,
+        rps=len(requests) / wall,
+        p50_ms=statistics.median(latencies) * 1e3,
+        p95_ms=p95(latencies) * 1e3,
+        peak_gflops=peak,
+        fraction=bench.load.new_flops * len(requests) / max(cpu, 1e-9) / (peak * 1e9),
+        answers=tuple(answers),
+    )

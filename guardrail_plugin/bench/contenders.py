@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from guardrail_plugin.bench.load import Ask, Load, naive_verdict
 from guardrail_plugin.core.errors import GuardrailError
 from guardrail_plugin.models.kept import KeptRows
+from guardrail_plugin.models.load import load_causal_lm
 from guardrail_plugin.models.rows import Engine
 from guardrail_plugin.models.torch_generic import GenericEngine
 from guardrail_plugin.models.torch_replica import TorchReplica
@@ -60,6 +61,12 @@ def best(result: ScoreResult) -> int:
 def replica_of(engine: Engine, *, kept_mb: int = 256) -> TorchReplica:
     """Return a replica with a store of its own, for one thread."""
     return TorchReplica(engine=engine, kept=KeptRows(max_bytes=kept_mb << 20))
+
+
+def load_replica(folder: Path) -> TorchReplica:
+    """Return the generic engine's replica in a process that is not ours, computing in one thread."""
+    use_one_thread()
+    return replica_of(GenericEngine(load_causal_lm(folder)))
 
 
 @contextmanager

@@ -47,6 +47,12 @@ class Load:
         """Return the request of a prompt."""
         return ScoreRequest("m", self.prompts[index], self.label_ids, prefix_len=TEMPLATE_TOKENS)
 
+    def other(self, index: int) -> ScoreRequest:
+        """Return a request that has only the template in common with all of ``request``'s."""
+        prompt = self.prompts[index]
+        tail = (*prompt[: TEMPLATE_TOKENS - 1 : -1], self.label_ids[0])
+        return ScoreRequest("m", (*prompt[:TEMPLATE_TOKENS], *tail), self.label_ids, prefix_len=TEMPLATE_TOKENS)
+
 
 def make_load(tokenizer: Any, model: Any, *, requests: int, seed: int) -> Load:
     """Draw the prompts."""

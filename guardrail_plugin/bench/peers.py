@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from guardrail_plugin.bench.contenders import MAX_BATCH, Bench, SkippedError, best, replica_of
+from guardrail_plugin.bench.contenders import MAX_BATCH, Bench, SkippedError, best, load_replica, replica_of
 from guardrail_plugin.bench.load import Ask
 from guardrail_plugin.models.torch_generic import GenericEngine
 from guardrail_plugin.models.torch_threads import use_one_thread
@@ -64,7 +64,7 @@ def ray_serve(bench: Bench) -> Iterator[Ask]:
 
     class Batched:
         def __init__(self) -> None:
-            self.replica = _load_replica(folder)
+            self.replica = load_replica(folder)
 
         @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=_LINGER_S)  # type: ignore[untyped-decorator]
         async def many(self, requests: list[ScoreRequest]) -> list[int]:
@@ -122,38 +122,9 @@ def litserve(bench: Bench) -> Iterator[Ask]:
 
 
 def _serve(folder: Path, port: int) -> None:
-    lit = importlib.import_module("litserve")
+    from guardrail_plugin.bench.litserve_app import serve
 
-    class Api(lit.LitAPI):  # type: ignore[misc,name-defined]
-        def setup(self, device: str) -> None:
-            self.replica = _load_replica(folder)
-
-        def decode_request(self, request: dict[str, Any]) -> ScoreRequest:
-            labels, prefix = tuple(request["label_ids"]), int(request["prefix_len"])
-            return ScoreRequest("m", tuple(request["input_ids"]), labels, prefix_len=prefix)
-
-        def batch(self, inputs: list[ScoreRequest]) -> list[ScoreRequest]:
-            return inputs
-
-        def predict(self, requests: list[ScoreRequest]) -> list[int]:
-            return [best(result) for result in self.replica.score(requests)]
-
-        def unbatch(self, outputs: list[int]) -> list[int]:
-            return outputs
-
-        def encode_response(self, output: int) -> dict[str, int]:
-            return {"best": output}
-
-    api = Api(max_batch_size=MAX_BATCH, batch_timeout=_LINGER_S)
-    server = lit.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(host=_LOOPBACK, port=port, generate_client_file=False, log_level="error")
-
-
-def _load_replica(folder: Path) -> Any:
-    from guardrail_plugin.models.load import load_causal_lm
-
-    use_one_thread()
-    return replica_of(GenericEngine(load_causal_lm(folder)))
+    serve(folder, port, linger_s=_LINGER_S, host=_LOOPBACK)
 
 
 def _wait_for(url: str, *, alive: Any) -> None:

@@ -15,6 +15,7 @@ from guardrail_plugin.cli.check import check
 from guardrail_plugin.cli.doctor import doctor
 from guardrail_plugin.cli.dro import register as register_dro
 from guardrail_plugin.cli.evaluate import register as register_evaluate
+from guardrail_plugin.cli.loadtest import register as register_loadtest
 from guardrail_plugin.cli.mix import mix
 from guardrail_plugin.cli.models import models
 from guardrail_plugin.cli.serve import register as register_serve
@@ -59,3 +60,4 @@ register_bench(app)
 register_calibrate(app)
 register_dro(app)
 register_serve(app)
+register_loadtest(app)

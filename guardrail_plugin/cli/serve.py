@@ -64,16 +64,20 @@ def serve(
     ] = None,
     audit_text: Annotated[bool, typer.Option("--audit-text", help="Write the judged text there, too.")] = False,
     otel: Annotated[bool, typer.Option("--otel", help="OpenTelemetry, to the globally set providers.")] = False,
+    playground: Annotated[bool, typer.Option("--playground/--no-playground", help="The page at /playground.")] = True,
+    playground_held_text: Annotated[
+        bool, typer.Option("--playground-held-text", help="Developers only: the page shows blocked text, too.")
+    ] = False,
 ) -> None:
     """Serve an OpenAI-compatible API whose questions, answers and tool calls pass the rails. Stop it with Ctrl-C.
 
     Endpoints: /v1/chat/completions, /v1/responses, /v1/moderations, /v1/models, /healthz, /readyz, /metrics. The
-    policy file is watched. Logs are JSON lines on stderr.
+    policy file is watched. /playground is a page to try it on. Logs are JSON lines on stderr.
 
     From the environment: GUARDRAIL_UPSTREAM_KEY, the bearer key for the upstream (without it and without --keys the
     client's own is passed on); GUARDRAIL_AUDIT_KEY, which makes the audit log a chain of HMACs.
     """
-    from guardrail_gateway import GatewaySettings, rails_named
+    from guardrail_gateway import GatewaySettings, Playground, rails_named
     from guardrail_gateway import serve as run
     from guardrail_plugin.observe import LogObserver, log_json
 
@@ -92,7 +96,15 @@ def serve(
     log_json(level=logging.INFO)
     observers = [LogObserver(), *_observers(audit, audit_text=audit_text, otel=otel)]
     typer.echo(f"guardrail gateway: http://{host}:{port}/v1 -> {upstream or 'the embedded model'}", err=True)
-    run(settings, guardian=guardian, policy=policy, devices=None if device is None else [device], observers=observers)
+    page = Playground(show_held=playground_held_text) if playground else None
+    run(
+        settings,
+        guardian=guardian,
+        policy=policy,
+        devices=None if device is None else [device],
+        observers=observers if page is None else [*observers, page],
+        pages=() if page is None else page.pages,
+    )
 
 
 @reports_errors

@@ -60,7 +60,7 @@ class GuardFiles:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits of the configuration and the weights' first bytes and sizes: cheap, and tells fine-tunes apart."""
+        """Eight hex digits of the configuration, and of the weights' first bytes and sizes."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True, default=str).encode())
         for file in sorted(self.folder.glob("*.safetensors")):
             digest.update(f"{file.name}:{file.stat().st_size}".encode())

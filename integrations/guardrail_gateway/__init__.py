@@ -9,6 +9,7 @@ from guardrail_plugin import MissingDependencyError
 
 try:
     from guardrail_gateway.app import create_app
+    from guardrail_gateway.dashboards import grafana_dashboard
     from guardrail_gateway.gateway import Gateway
     from guardrail_gateway.playground import Playground
     from guardrail_gateway.problems import Problem
@@ -32,6 +33,7 @@ __all__ = [
     "Upstream",
     "UpstreamError",
     "create_app",
+    "grafana_dashboard",
     "rails_named",
     "read_keys",
     "serve",

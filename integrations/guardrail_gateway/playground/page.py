@@ -45,7 +45,7 @@ class Playground:
         app = create_app(settings, observers=[playground], pages=playground.pages)
 
     The page itself holds nothing secret and is served without a key; what it asks for goes through the gateway's keys
-    and limits.
+    and limits. While it is looked at, the list asks every three seconds: that counts towards a key's rate.
 
     Args:
         keep: verdicts that the list goes back. They are numbers and words, never text.

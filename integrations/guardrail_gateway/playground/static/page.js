@@ -135,6 +135,7 @@ function railOf(told) {
 function barOf(name, value, threshold, all = false) {
   const item = made("li", all ? "all" : "");
   const bar = made("div", threshold !== undefined && value >= threshold ? "bar over" : "bar");
+  bar.dataset.risk = value;
   const fill = made("i");
   fill.style.width = `${100 * value}%`;
   bar.append(fill);
@@ -162,7 +163,10 @@ function decide() {
   const at = Number($("threshold").value);
   $("threshold-value").textContent = percent(at);
   $("threshold").setAttribute("aria-valuetext", percent(at));
-  for (const mark of document.querySelectorAll(".bar b")) mark.style.left = `${100 * at}%`;
+  for (const bar of document.querySelectorAll(".all .bar")) {
+    bar.querySelector("b").style.left = `${100 * at}%`;
+    bar.classList.toggle("over", Number(bar.dataset.risk) >= at - 1e-9);
+  }
   const told = verdicts.filter((one) => one.decisions?.length).map((one) => {
     // The server sent what its policy orders from each threshold on: nothing is judged again.
     const action = one.decisions.filter(([from]) => from <= at + 1e-9).at(-1)[1];
@@ -275,7 +279,7 @@ function hazardCell(told) {
 
 function showLoad(told) {
   const pool = told.pool;
-  const pairs = [["Requests in progress", told.running], ["Refused so far", told.refused]];
+  const pairs = [["In progress", told.running], ["Refused so far", told.refused]];
   if (pool) {
     const busy = pool.slots.filter((slot) => slot.phase !== "idle" && slot.phase !== "retired").length;
     pairs.push(["Pool", pool.phase], ["Waiting in queue", pool.queued], ["Running", pool.running]);
