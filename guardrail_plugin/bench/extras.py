@@ -22,6 +22,7 @@ from guardrail_plugin.models.torch_threads import use_one_thread
 from guardrail_plugin.pool import Decode, GenerateRequest, InferencePool, ScoreRequest, ScoreResult
 
 _CLIENTS = 8
+_TICK_S = 0.01  # in which the system counts processor time
 _FIRST_ID = 28  # what a response's prompt adds to its verdict's: any token
 
 
@@ -31,7 +32,7 @@ def responses(bench: Bench, *, rows: int, tokens: int, rounds: int) -> dict[str,
     made = rows * tokens
     rates: dict[str, list[float]] = {"generate": [], "kept": []}
     for _ in range(rounds):
-        rates["generate"].append(made / cpu_seconds(lambda: _generate(bench.model, prompts, tokens))[0])
+        rates["generate"].append(made / max(_TICK_S, cpu_seconds(lambda: _generate(bench.model, prompts, tokens))[0]))
         replica = replica_of(PackedEngine(bench.model), kept_mb=1024)
         replica.score([bench.load.request(i % len(bench.load.prompts)) for i in range(rows)])
         decode = replica.start([GenerateRequest("m", (*prompt, _FIRST_ID), tokens) for prompt in prompts])
@@ -40,7 +41,7 @@ def responses(bench: Bench, *, rows: int, tokens: int, rounds: int) -> dict[str,
             while decode.step():
                 pass
 
-        rates["kept"].append(made / cpu_seconds(drain)[0])
+        rates["kept"].append(made / max(_TICK_S, cpu_seconds(drain)[0]))
         decode.close()
     return {name: statistics.median(values) for name, values in rates.items()}
 

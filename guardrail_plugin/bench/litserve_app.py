@@ -1,9 +1,9 @@
-"""The generic engine as a LitServe application. Imported only in the process that serves it; spawned workers find it."""
+"""The generic engine behind LitServe: ``python -m guardrail_plugin.bench.litserve_app FOLDER HOST PORT LINGER_S``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
 
 import litserve as lit  # type: ignore[import-untyped]
 
@@ -22,7 +22,7 @@ class Api(lit.LitAPI):  # type: ignore[misc]
         """Load the model in the worker."""
         self.replica = load_replica(self.folder)
 
-    def decode_request(self, request: dict[str, Any]) -> ScoreRequest:
+    def decode_request(self, request):  # type: ignore[no-untyped-def] # LitServe reads annotations as a web schema
         """Read one request."""
         labels, prefix = tuple(request["label_ids"]), int(request["prefix_len"])
         return ScoreRequest("m", tuple(request["input_ids"]), labels, prefix_len=prefix)
@@ -44,7 +44,11 @@ class Api(lit.LitAPI):  # type: ignore[misc]
         return {"best": output}
 
 
-def serve(folder: Path, port: int, *, linger_s: float, host: str) -> None:
+def main(folder: str, host: str, port: str, linger_s: str) -> None:
     """Serve until the process is ended."""
-    server = lit.LitServer(Api(folder, linger_s=linger_s), accelerator="cpu", workers_per_device=1)
-    server.run(host=host, port=port, generate_client_file=False, log_level="error")
+    server = lit.LitServer(Api(Path(folder), linger_s=float(linger_s)), accelerator="cpu", workers_per_device=1)
+    server.run(host=host, port=int(port), generate_client_file=False, log_level="error")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import multiprocessing
+import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from guardrail_plugin.bench.contenders import MAX_BATCH, Bench, SkippedError, best, load_replica, replica_of
@@ -24,6 +25,7 @@ from guardrail_plugin.pool import ScoreRequest
 
 _LINGER_S = 0.005  # ``batched``'s default, given to all
 _START_S = 180.0
+_ANSWER_S = 60.0
 _LOOPBACK = "127.0.0.1"
 _RAY_NODE = "127.0.0.2" if sys.platform == "linux" else None  # Ray gives 127.0.0.1 up for the machine's outer address
 
@@ -100,10 +102,11 @@ def litserve(bench: Bench) -> Iterator[Ask]:
     with socket.socket() as probe:
         probe.bind((_LOOPBACK, 0))
         port = probe.getsockname()[1]
-    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(bench.folder, port))
-    server.start()
+    argv = [sys.executable, "-m", "guardrail_plugin.bench.litserve_app"]
+    argv += [str(bench.folder), _LOOPBACK, str(port), str(_LINGER_S)]
+    server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
     try:
-        _wait_for(f"http://{_LOOPBACK}:{port}/health", alive=server.is_alive)
+        _wait_for(f"http://{_LOOPBACK}:{port}/health", alive=lambda: server.poll() is None)
 
         async def ask(request: ScoreRequest) -> int:
             body = {"input_ids": request.input_ids, "label_ids": request.label_ids, "prefix_len": request.prefix_len}
@@ -111,20 +114,12 @@ def litserve(bench: Bench) -> Iterator[Ask]:
             answer.raise_for_status()
             return int(answer.json()["best"])
 
-        client = httpx.AsyncClient(timeout=_START_S, limits=httpx.Limits(max_connections=None))
+        client = httpx.AsyncClient(timeout=_ANSWER_S, limits=httpx.Limits(max_connections=None))
         yield ask
     finally:
-        server.terminate()
-        server.join(10)
-        if server.is_alive():
-            server.kill()
-            server.join(10)
-
-
-def _serve(folder: Path, port: int) -> None:
-    from guardrail_plugin.bench.litserve_app import serve
-
-    serve(folder, port, linger_s=_LINGER_S, host=_LOOPBACK)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)  # its workers too: they outlive a server that is merely asked to end
+        server.wait(10)
 
 
 def _wait_for(url: str, *, alive: Any) -> None:

@@ -65,7 +65,7 @@ def test_plainly_harmful_queries_are_caught_and_named(guardian: Guardian, text: 
     verdict = guardian.check(text)
     assert verdict.harmful
     assert verdict.hazard in hazards
-    assert verdict.risk > 0.8
+    assert verdict.risk > 0.7
 
 
 @pytest.mark.parametrize("text", HARMLESS)

@@ -201,10 +201,15 @@ def test_a_decode_survives_its_replica_and_does_not_repeat_tokens() -> None:
 # -- dead threads
 
 
-def kill_thread(name: str) -> None:
-    (ident,) = [thread.ident for thread in threading.enumerate() if thread.name == name]
+def kill_thread(name: str, *, before: set[int | None]) -> None:
+    """Kill the thread of that name that was not there before: an earlier test's may still be ending."""
+    (ident,) = {thread.ident for thread in threading.enumerate() if thread.name == name} - before
     assert ident is not None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
+
+
+def idents() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate()}
 
 
 def test_a_thread_killed_from_outside_mid_batch_leaves_nobody_waiting() -> None:
@@ -217,23 +222,23 @@ def test_a_thread_killed_from_outside_mid_batch_leaves_nobody_waiting() -> None:
             while not spin.wait(0.001):  # bytecode to interrupt
                 pass
 
-    replica = ScriptedReplica(logprobs=echo, on_call=busy)
-    with InferencePool() as pool:
+    replica, before = ScriptedReplica(logprobs=echo, on_call=busy), idents()
+    with InferencePool(replicas=1) as pool:
         pool.register("m", replica.factory)
         futures = pool.submit_many([score(ident) for ident in range(6)])
         assert entered.wait(WAIT_S)
         futures.append(pool.submit(score(6)))
-        kill_thread("guardrail-pool-0")
+        kill_thread("guardrail-pool-0", before=before)
         assert settled(futures) == [0, 1, 2, 3, 4, 5, 6]
         assert pool.stats().replica_restarts == 1
 
 
 def test_a_thread_killed_while_idle_is_replaced() -> None:
-    replica = ScriptedReplica(logprobs=echo)
-    with InferencePool() as pool:
+    replica, before = ScriptedReplica(logprobs=echo), idents()
+    with InferencePool(replicas=1) as pool:
         pool.register("m", replica.factory)
         assert settled([pool.submit(score(1))]) == [1]
-        kill_thread("guardrail-pool-0")  # raised when it wakes for the next request
+        kill_thread("guardrail-pool-0", before=before)  # raised when it wakes for the next request
         assert settled([pool.submit(score(2))]) == [2]
         assert settled([pool.submit(score(3))]) == [3]
 

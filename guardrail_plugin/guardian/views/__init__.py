@@ -2,7 +2,7 @@
 
 A guardian scores every view and acts on the worst. Each extra view costs a forward pass and a chance of a false
 alarm, so ordinary text in any language has one view: itself. A second appears only on evidence of a disguise or of an
-encoding that ordinary text does not use.
+encoding that ordinary text does not use, and one per turn where a text holds a chat template's markers.
 
 Sources: arXiv 2504.11168 evades six guardrails with Unicode tags, emoji smuggling, bidirectional and zero-width
 characters, homoglyphs, full-width letters, diacritics, upside-down text, digits for letters, spacing and deletion
@@ -14,18 +14,19 @@ from __future__ import annotations
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.guardian.views.cleaning import clean
 from guardrail_plugin.guardian.views.decode import decode
+from guardrail_plugin.guardian.views.turns import turns
 
 _MAX_LAYERS = 2
 
 
-def views(text: str, *, limit: int = 4) -> tuple[str, ...]:
-    """Return the text, then its cleaned view and its decoded view where they say something else.
+def views(text: str, *, limit: int = 9) -> tuple[str, ...]:
+    """Return the text, then its cleaned view, its decoded view and its turns where they say something else.
 
     Deterministic, and linear in the length of the text. Lone surrogates and control characters are fine.
 
     Args:
         text: anything.
-        limit: most views to return, the text itself included. There are never more than three today.
+        limit: most views to return, the text itself included. There are never more than nine today.
 
     Raises:
         ConfigError: ``limit`` is below one.
@@ -33,7 +34,8 @@ def views(text: str, *, limit: int = 4) -> tuple[str, ...]:
     if limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     cleaned = clean(text)
-    found = (text, cleaned, _decoded(cleaned))
+    decoded = _decoded(cleaned)
+    found = (text, cleaned, decoded, *turns(decoded))
     distinct: dict[str, str] = {}
     for view in found:
         distinct.setdefault(_gist(view), view)

@@ -92,7 +92,7 @@ def test_help_is_what_the_readme_shows(guardrail: Invoke) -> None:
     result = guardrail("--help")
     assert result.stdout.startswith(HELP)
     commands = result.stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands if line.strip()][:4] == ["check", "chat", "train", "doctor"]
+    assert [line.split()[0] for line in commands if line.strip()][:5] == ["check", "chat", "train", "mix", "doctor"]
 
 
 @pytest.mark.parametrize(

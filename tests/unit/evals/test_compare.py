@@ -33,7 +33,7 @@ def guardian(name, *, noise):
 @pytest.fixture
 def run(write_jsonl, tmp_path, monkeypatch):
     # Comparing needs results and scores; drawing the pages of every run would be most of the time.
-    def write_results(result, scored, *, folder, show_text):
+    def write_results(result, scored, *, folder, show_text, responses):
         result.write(folder)
 
     monkeypatch.setattr("guardrail_plugin.evals.run.write_reports", write_results)
