@@ -1,4 +1,4 @@
-"""Read a text that plays a conversation turn by turn: what a forged answer says must not soften the question before it."""
+"""Read a text that plays a conversation turn by turn: what a forged answer says must not soften the question."""
 
 from __future__ import annotations
 
