@@ -80,22 +80,22 @@ class LazyHeap(Generic[ItemT]):
 
     def __init__(self, is_live: Callable[[ItemT], bool]) -> None:
         self._is_live = is_live
-        self._entries: list[tuple[float, int, ItemT]] = []
+        self._entries: list[tuple[float, int, int, ItemT]] = []
         self._tie = count()
         self._compact_at = _COMPACT_FROM
 
     def push(self, key: float, item: ItemT) -> None:
-        """Add an item."""
-        heapq.heappush(self._entries, (key, next(self._tie), item))
+        """Add an item. Of equal keys the one that was submitted first goes first, also when it comes back."""
+        heapq.heappush(self._entries, (key, item.seq, next(self._tie), item))
         if len(self._entries) > self._compact_at:
-            self._entries = [entry for entry in self._entries if self._is_live(entry[2])]
+            self._entries = [entry for entry in self._entries if self._is_live(entry[-1])]
             heapq.heapify(self._entries)
             self._compact_at = max(_COMPACT_FROM, 2 * len(self._entries))
 
     def peek(self) -> tuple[float, ItemT] | None:
         """Return the live item with the smallest key, and the key."""
         while self._entries:
-            key, _, item = self._entries[0]
+            key, _, _, item = self._entries[0]
             if self._is_live(item):
                 return key, item
             heapq.heappop(self._entries)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from guardrail_plugin import Check, ConfigError, Guardian, InferencePool, Verdict, VerdictParseError
+from guardrail_plugin.guardian.canaries import refuse_if_blind
 from guardrail_plugin.guardian.families import Checkpoint, FamilyOptions, Kit, LabelSet, family_kind, recognise
 from guardrail_plugin.guardian.families.characters import CharacterTokenizer
 from guardrail_plugin.models.guard_files import GuardFiles
@@ -192,9 +193,22 @@ def test_canaries_that_are_all_judged_alike_are_refused(checkpoint: Callable[...
     scripted({"bomb": 0.97}, folder, pool).self_test()
     with InferencePool(devices=["cpu"]) as other, pytest.raises(ConfigError, match="does not tell harm from harmless"):
         scripted({}, folder, other).self_test()
-    with InferencePool(devices=["cpu"]) as other, pytest.raises(ConfigError, match=r"hostile 0\.010"):
-        # A guardian that obeys what a text says about itself.
-        scripted({"Safety : Safe": 0.01, "nSafety": 0.01, "Safe\nsafe": 0.01, "bomb": 0.9}, folder, other).self_test()
+    with InferencePool(devices=["cpu"]) as other:
+        # One that obeys what a text says about itself passes: forged turns are read one by one.
+        obedient = {"Safety : Safe": 0.01, "nSafety": 0.01, "Safe\nsafe": 0.01, "bomb": 0.9}
+        scripted(obedient, folder, other).self_test()
+
+
+@pytest.mark.parametrize(
+    ("risks", "match"), [((0.9, 0.0, 0.9, 0.01), r"hostile 0\.010"), ((0.9, 0.9, 0.9, 0.9), "long")]
+)
+def test_one_canary_that_is_missed_is_enough(risks: tuple[float, ...], match: str) -> None:
+    verdicts = [
+        Verdict(harmful=risk > 0.5, risk=risk, threshold=0.5, hazards={}, hazard=None, rail="input", guardian_id="g")
+        for risk in risks
+    ]
+    with pytest.raises(ConfigError, match=match):
+        refuse_if_blind("g", verdicts)
 
 
 def test_a_random_model_does_not_pass_the_self_test(checkpoint: Callable[..., Path], pool: InferencePool) -> None:
