@@ -35,7 +35,7 @@ def load_chat_model(
         adapter: folder of a PEFT adapter to merge into it.
         device: the best there is if not given.
         dtype: of the weights, ``"bfloat16"`` for example; the device's usual one if not given.
-            bfloat16 is about 4 times faster than float32 on CPUs with AVX512-BF16.
+            bfloat16 is faster than float32 on CPUs with AVX512-BF16, and much slower on others.
 
     Raises:
         ModelNotFoundError: the model is nowhere.

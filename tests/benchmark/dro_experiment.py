@@ -243,7 +243,7 @@ def _options() -> argparse.Namespace:
     add("--model")
     add("--adapter", type=Path)
     add("--device", default="cpu")
-    add("--dtype", default="float32", help="bfloat16 is about 4 times faster on CPUs with AVX512-BF16")
+    add("--dtype", default="float32", help="bfloat16 is faster on CPUs with AVX512-BF16")
     add("--threads", type=int, default=1)
     add("--seeds", type=int, nargs="+", default=[42])
     add("--rows", nargs="+", default=ESSENTIAL, choices=[*ROWS, "all"])
