@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def train(
             if rank == 0 and time.monotonic() - saved_at > checkpoint_every_s:
                 run.checkpoint(out / CHECKPOINT_FILE, step + 1)
                 saved_at = time.monotonic()
-    validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
+    with run.precision():
+        validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
     if rank == 0:
         save_artefact(
             out, network=run.network, config=config, located=run.located, tokenizer=run.tokenizer, validation=validation
@@ -121,7 +123,9 @@ class _Run:
         located = locate(config.base)
         folder = model_folder(located, quiet=quiet)
         tokenizer = FastContentTokenizer(folder / "tokenizer.json")
-        base = load_causal_lm(folder, device=device, dtype=torch.float32)
+        base = load_causal_lm(folder, device=device, dtype=getattr(torch, config.precision))
+        if device == "cpu" and config.precision == "bfloat16":
+            base.set_attn_implementation("eager")  # the fused kernel's backward pass took a fifth of a step there
         end = base.generation_config.eos_token_id
         layout = Layout(
             vocab_size=base.get_input_embeddings().num_embeddings, end_id=end[0] if isinstance(end, list) else int(end)
@@ -186,7 +190,9 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * scale
         self.network.train()
-        label_logits, labels, response_logits, targets = self.network(batch)
+        with self.precision():
+            label_logits, labels, response_logits, targets = self.network(batch)
+        label_logits, response_logits = label_logits.float(), response_logits.float()
         detection = detection_loss(label_logits, labels, smoothing=config.label_smoothing)
         if config.task == "response":
             detection = detection * 0.0
@@ -199,6 +205,12 @@ class _Run:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return float(detection.detach()), float(response.detach())
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Return the context in which the network runs."""
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.network.label_ids.device.type, dtype=torch.bfloat16)
 
     def _average_gradients(self) -> None:
         """Mean over processes, as one flat message: thousands of small tensors would pay for latency."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.training.compose import Topic, compose, compose_answers, reframed
 from guardrail_plugin.training.compose_documents import compose_documents
 from guardrail_plugin.training.config import Source, TrainConfig
@@ -45,7 +46,8 @@ def read_pools(config: TrainConfig, data_folders: Sequence[Path]) -> Pools:
         validation += random.Random(config.seed).sample(held, min(len(held), 60))
     responses: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in iter_corpus("responses_*.jsonl"):
-        responses[row["label"]].append((row["theme"], row["text"]))
+        if not config.refusals_only or is_refusal(row["text"]):
+            responses[row["label"]].append((row["theme"], row["text"]))
     wanted = config.compose.reframe if config.compose is not None else ()
     reframed_rows = (reframed(e) for source, rows in train if source.path in wanted for e in rows)
     topics = tuple(topic for topic in reframed_rows if topic is not None)
