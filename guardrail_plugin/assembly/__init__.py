@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from guardrail_plugin.assembly.family import load_family, load_remote
+from guardrail_plugin.assembly.own import EMBEDDED_GUARDIAN, export_merged, is_own_remote, load_own, load_own_remote
+from guardrail_plugin.core.dtype import Dtype, dtype_named
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
 from guardrail_plugin.guardian.families.protocol import FamilyOptions
 from guardrail_plugin.guardian.families.registry import family_names
 from guardrail_plugin.guardian.guardian import Guardian
-from guardrail_plugin.guardian.manifest import ADAPTER_FILE, MANIFEST_FILE, Manifest
-from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
-from guardrail_plugin.models.load import model_folder
+from guardrail_plugin.guardian.manifest import MANIFEST_FILE
 from guardrail_plugin.models.locate import Located, locate
 from guardrail_plugin.models.remote import PREFIX
-from guardrail_plugin.models.shared import SharedWeights
 
 if TYPE_CHECKING:
     from guardrail_plugin.guardian.protocol import GuardianProtocol
     from guardrail_plugin.pool import InferencePool
 
-EMBEDDED_GUARDIAN = Path(__file__).parent.parent / "weights" / "default"
+__all__ = ["EMBEDDED_GUARDIAN", "export_merged", "load_guardian"]
 
 
 def load_guardian(
@@ -37,10 +34,12 @@ def load_guardian(
     options: FamilyOptions | None = None,
     responder: GuardianProtocol | None = None,
     self_test: bool = True,
+    dtype: Dtype = "auto",
 ) -> Guardian:
     """Load a guardian; see ``Guardian.load``."""
     if max_windows < 1:
         raise ConfigError(f"max_windows must be at least 1, got {max_windows}")
+    dtype = dtype_named(dtype)
     if pool is None:
         from guardrail_plugin.pool.default import default_pool
 
@@ -49,12 +48,27 @@ def load_guardian(
     if isinstance(model, str) and family is None:
         family, model = _split_family(model)
     if isinstance(model, str) and model.startswith(PREFIX):
+        if dtype != "auto":
+            raise ConfigError(f"dtype={dtype!r} is for models that are loaded here; a server chooses its own")
+        if is_own_remote(base, family):
+            own = load_own_remote(model, pool=pool, base=base, max_windows=max_windows, options=asked, offline=offline)
+            if self_test:
+                own.self_test(None)
+            return own
         made = load_remote(model, pool=pool, base=base, family=family, options=asked, offline=offline)
     else:
         found = _find(model, offline=offline)
         if (found.path / MANIFEST_FILE).is_file() and family in (None, "guardrail"):
-            return _load_own(found.path, pool=pool, base=base, max_windows=max_windows, options=asked, offline=offline)
-        made = load_family(found, pool=pool, base=base, family=family, options=asked, offline=offline)
+            return load_own(
+                found.path,
+                pool=pool,
+                base=base,
+                max_windows=max_windows,
+                options=asked,
+                offline=offline,
+                dtype=dtype,
+            )
+        made = load_family(found, pool=pool, base=base, family=family, options=asked, offline=offline, dtype=dtype)
     guardian = Guardian(
         family=made.family,
         pool=pool,
@@ -74,39 +88,6 @@ def _split_family(model: str) -> tuple[str | None, str]:
     return (name, rest) if at and name in family_names() else (None, model)
 
 
-def _load_own(
-    folder: Path,
-    *,
-    pool: InferencePool,
-    base: str | Path | None,
-    max_windows: int,
-    options: FamilyOptions,
-    offline: bool,
-) -> Guardian:
-    if options != FamilyOptions():
-        raise ConfigError("hazards=, policy_text=, labels= and strictness= are for other families; use a Policy here")
-    manifest = Manifest.read(folder)
-    located = locate(
-        str(base) if base is not None else manifest.base_model, revision=manifest.base_revision, offline=offline
-    )
-    base_folder = model_folder(located)
-    tokenizer = FastContentTokenizer(base_folder / "tokenizer.json")
-    if tokenizer.sha256 != manifest.tokenizer_sha256:
-        raise ConfigError(f"{located.path} has another vocabulary than {manifest.base_model}, the base of {folder}")
-    key = f"{manifest.name}-{_short_hash(folder / ADAPTER_FILE)}"
-    load = partial(_load_merged, base_folder, folder, manifest)
-    pool.register(key, SharedWeights(load, first_suppressed=manifest.vocab_size))
-    return Guardian(manifest=manifest, tokenizer=tokenizer, pool=pool, model_key=key, max_windows=max_windows)
-
-
-def _load_merged(base_folder: Path, adapter: Path, manifest: Manifest, *, device: str) -> Any:
-    """Return the base with the guardian's adapter merged into it."""
-    from guardrail_plugin.models.load import apply_adapter, load_causal_lm
-
-    model = load_causal_lm(base_folder, device=device)
-    return apply_adapter(model, adapter, vocab_size=manifest.vocab_size, added_tokens=len(manifest.token_names))
-
-
 def _find(model: str | Path | None, *, offline: bool) -> Located:
     if model is None:
         if not (EMBEDDED_GUARDIAN / MANIFEST_FILE).is_file():
@@ -121,9 +102,3 @@ def _find(model: str | Path | None, *, offline: bool) -> Located:
             )
         return Located(str(model), path, "path")
     return locate(str(model), offline=offline)
-
-
-def _short_hash(file: Path) -> str:
-    if not file.is_file():
-        raise ModelNotFoundError(f"{file} is missing")
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]

@@ -6,8 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from guardrail_plugin.core.dtype import Dtype, keyed
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
 from guardrail_plugin.guardian.families.characters import CharacterTokenizer
 from guardrail_plugin.guardian.families.classifier import is_classifier
@@ -16,7 +17,7 @@ from guardrail_plugin.guardian.families.registry import family_kind, recognise
 from guardrail_plugin.guardian.families.tokens import TokenizerFile
 from guardrail_plugin.models.classifier import ClassifierWeights
 from guardrail_plugin.models.guard_files import GuardFiles
-from guardrail_plugin.models.load import load_causal_lm, model_folder
+from guardrail_plugin.models.load import load_causal_lm, model_folder, torch_dtype
 from guardrail_plugin.models.locate import Located, locate
 from guardrail_plugin.models.remote import RemoteFactory, split_address
 from guardrail_plugin.models.shared import SharedWeights
@@ -52,6 +53,7 @@ def load_family(
     family: str | None,
     options: FamilyOptions,
     offline: bool,
+    dtype: Dtype = "auto",
 ) -> Made:
     """Recognise a checkpoint's family, build it, and register the weights with the pool.
 
@@ -68,13 +70,17 @@ def load_family(
     tokenizer = TokenizerFile(beside / "tokenizer.json")
     template = files.render if files.chat_template else None
     built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=options))
-    key = f"{checkpoint.label}-{files.fingerprint}"
+    key = keyed(f"{checkpoint.label}-{files.fingerprint}", dtype)
     if kind.task == "classify":
         pad = files.config.get("pad_token_id")
-        pool.register(key, ClassifierWeights(folder, pad_id=tokenizer.end if pad is None else int(pad)))
+        pool.register(key, ClassifierWeights(folder, pad_id=tokenizer.end if pad is None else int(pad), dtype=dtype))
     else:
-        pool.register(key, SharedWeights(partial(load_causal_lm, folder)))
+        pool.register(key, SharedWeights(partial(_load, folder, dtype)))
     return Made(built, key, _guardian_id(kind, key, options), kind.canary)
+
+
+def _load(folder: Path, dtype: Dtype, *, device: str) -> Any:
+    return load_causal_lm(folder, device=device, dtype=torch_dtype(dtype, device))
 
 
 def load_remote(

@@ -15,6 +15,7 @@ from guardrail_plugin.models.torch_generic import GenericEngine
 from guardrail_plugin.models.torch_packed import PackedEngine
 
 NAIVE, DIRECT, GENERIC, PACKED = "naive transformers", "generic engine, no pool", "generic engine", "packed engine"
+NAIVE_BF16, PACKED_BF16 = "naive transformers, bfloat16", "packed engine, bfloat16"
 PEERS = {"batched": peers.batched, "Ray @serve.batch": peers.ray_serve, "LitServe": peers.litserve}
 
 CONTENDERS = (
@@ -22,6 +23,8 @@ CONTENDERS = (
     Contender(DIRECT, direct, alone=True),
     Contender(GENERIC, pooled(GenericEngine)),
     Contender(PACKED, pooled(PackedEngine)),
+    Contender(NAIVE_BF16, naive, alone=True, bfloat16=True),
+    Contender(PACKED_BF16, pooled(PackedEngine), bfloat16=True),
     *(Contender(name, opener) for name, opener in PEERS.items()),
 )
 
@@ -32,7 +35,8 @@ class Cell:
 
     Attributes:
         cpu_ms: processor time per request, of this process and all that it started.
-        peak_gflops: of one thread, mean of just before and just after. Units: 1e9 operations per second.
+        peak_gflops: of one thread in the contender's number format, mean of just before and just after. Units: 1e9
+            operations per second.
         fraction: share of that peak that went into work that had to be done (template kept): 1 is the limit.
         answers: index of the likeliest label per request.
     """
@@ -74,9 +78,10 @@ def verdict_cells(
                 continue
             tell(f"round {number + 1} of {rounds}: {contender.name}")
             try:
+                own = contender.bench_of(bench)
                 for at in [1] if contender.alone else concurrencies:
-                    with contender.open(bench) as ask:  # anew for each cell: rows that were kept would be for nothing
-                        yield asyncio.run(_cell(bench, contender.name, ask, at, number))
+                    with contender.open(own) as ask:  # anew for each cell: rows that were kept would be for nothing
+                        yield asyncio.run(_cell(own, contender.name, ask, at, number))
             except SkippedError as reason:
                 skipped.add(contender.name)
                 yield Skip(contender.name, str(reason))

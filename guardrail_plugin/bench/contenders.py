@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import torch
 
 from guardrail_plugin.bench.load import Ask, Load, naive_verdict
 from guardrail_plugin.core.errors import GuardrailError
 from guardrail_plugin.models.kept import KeptRows
-from guardrail_plugin.models.load import load_causal_lm
+from guardrail_plugin.models.load import cpu_multiplies_bfloat16, load_causal_lm
 from guardrail_plugin.models.rows import Engine
 from guardrail_plugin.models.torch_generic import GenericEngine
 from guardrail_plugin.models.torch_replica import TorchReplica
@@ -46,11 +49,30 @@ class Contender:
 
     Attributes:
         alone: it has no queue to speak of, so only one concurrent caller is measured.
+        bfloat16: it runs in that format, and its peak is measured in it.
     """
 
     name: str
     open: Opener
     alone: bool = False
+    bfloat16: bool = False
+
+    def bench_of(self, bench: Bench) -> Bench:
+        """Return the bench with the model in this contender's format.
+
+        Raises:
+            SkippedError: this CPU multiplies no bfloat16.
+        """
+        if not self.bfloat16:
+            return bench
+        if not cpu_multiplies_bfloat16():
+            raise SkippedError("this CPU has no instructions for bfloat16")
+        return replace(bench, model=_in_bfloat16(bench.folder))
+
+
+@lru_cache(1)
+def _in_bfloat16(folder: Path) -> Any:
+    return load_causal_lm(folder, dtype=torch.bfloat16)
 
 
 def best(result: ScoreResult) -> int:

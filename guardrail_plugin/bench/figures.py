@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guardrail_plugin.bench.cells import DIRECT, GENERIC, NAIVE, PACKED, PEERS, Cell
+from guardrail_plugin.bench.cells import DIRECT, GENERIC, NAIVE, NAIVE_BF16, PACKED, PACKED_BF16, PEERS, Cell
 from guardrail_plugin.core.errors import MissingDependencyError
 
 GOALS: Mapping[str, tuple[str, float]] = {
@@ -84,12 +84,37 @@ def verdict_figures(cells: Sequence[Cell]) -> dict[str, float]:
                 found[f"generic vs {peer}, {at} concurrent"] = generic.fraction / other.fraction
     if (pooled := lines.get((GENERIC, 1))) is not None and (alone := lines.get((DIRECT, 1))) is not None:
         found["generic engine at 1 concurrent, with the pool less without, p50, ms"] = pooled.p50_ms - alone.p50_ms
-    reference = next((cell.answers for cell in cells if cell.contender == NAIVE), None)
-    if reference is not None:
-        found["verdicts that differ from naive"] = float(
-            sum(a != b for cell in cells for a, b in zip(reference, cell.answers, strict=True))
-        )
+    exact = [cell for cell in cells if cell.contender not in (NAIVE_BF16, PACKED_BF16)]
+    if any(cell.contender == NAIVE for cell in exact):
+        found["verdicts that differ from naive"] = float(_differ(NAIVE, exact))
+    return found | _bfloat16_figures(cells, lines)
+
+
+def _bfloat16_figures(cells: Sequence[Cell], lines: Mapping[tuple[str, int], Line]) -> dict[str, float]:
+    """Return what 16 bits gain and change. Across formats by processor time, since the peaks are different ones."""
+    found: dict[str, float] = {}
+    naive, naive_half = lines.get((NAIVE, 1)), lines.get((NAIVE_BF16, 1))
+    if naive is not None and naive_half is not None:
+        found["naive, processor time of float32 / bfloat16"] = naive.cpu_ms / naive_half.cpu_ms
+    for at in sorted({line.concurrency for line in lines.values()}):
+        packed, half = lines.get((PACKED, at)), lines.get((PACKED_BF16, at))
+        if half is not None and naive_half is not None:
+            found[f"packed vs naive, both bfloat16, {at} concurrent"] = half.fraction / naive_half.fraction
+        if half is not None and packed is not None:
+            found[f"packed, processor time of float32 / bfloat16, {at} concurrent"] = packed.cpu_ms / half.cpu_ms
+    halves = [cell for cell in cells if cell.contender == PACKED_BF16]
+    for reference in (NAIVE, NAIVE_BF16):
+        others = [cell for cell in cells if cell.contender == reference]
+        if halves and others:
+            share = _differ(reference, [*others[:1], *halves]) / sum(len(cell.answers) for cell in halves)
+            found[f"packed, bfloat16: share of verdicts unlike {reference}"] = share
     return found
+
+
+def _differ(reference: str, cells: Sequence[Cell]) -> int:
+    """Return how many answers of all cells are not those of the first cell of ``reference``."""
+    expected = next(cell.answers for cell in cells if cell.contender == reference)
+    return sum(a != b for cell in cells for a, b in zip(expected, cell.answers, strict=True))
 
 
 def cell_table(cells: Sequence[Cell]) -> str:

@@ -83,7 +83,7 @@ def peak_gflops(model: Any) -> float:
     Thread time, not wall time: what others run on the machine must not make the peak look low.
     """
     weight = model.model.layers[0].mlp.down_proj.weight
-    x = torch.randn(512, weight.shape[1])
+    x = torch.randn(512, weight.shape[1], dtype=weight.dtype)
     times = []
     with torch.inference_mode():
         for _ in range(12):

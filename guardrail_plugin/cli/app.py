@@ -15,6 +15,7 @@ from guardrail_plugin.cli.check import check
 from guardrail_plugin.cli.doctor import doctor
 from guardrail_plugin.cli.dro import register as register_dro
 from guardrail_plugin.cli.evaluate import register as register_evaluate
+from guardrail_plugin.cli.export import export
 from guardrail_plugin.cli.loadtest import register as register_loadtest
 from guardrail_plugin.cli.mix import mix
 from guardrail_plugin.cli.models import models
@@ -53,6 +54,7 @@ app.command()(check)
 app.command()(chat)
 app.command()(train)
 app.command()(mix)
+app.command()(export)
 app.command()(doctor)
 app.command()(models)
 register_evaluate(app)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from guardrail_plugin.cli.evaluate import GuardianOrBaselineOption, TrainOption, open_guardian
-from guardrail_plugin.cli.options import DeviceOption, rail_named
+from guardrail_plugin.cli.options import DeviceOption, DtypeOption, rail_named
 from guardrail_plugin.cli.reporting import reports_errors
 from guardrail_plugin.core.errors import ConfigError
 
@@ -39,6 +39,7 @@ def calibrate(
     guardian: GuardianOrBaselineOption = None,
     train: TrainOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Find the threshold per rail at which at most --max-fpr of your harmless texts are flagged.
@@ -53,7 +54,7 @@ def calibrate(
 
     default = None if rail is None else rail_named(rail)
     files = [EvalFile.parse(file, rail=default) for file in data]
-    with open_guardian(guardian, train=train or [], device=device, quiet=quiet) as (judge, _):
+    with open_guardian(guardian, train=train or [], device=device, dtype=dtype, quiet=quiet) as (judge, _):
         found = fit(judge, files, max_fpr=max_fpr, certify=certify, quiet=quiet)
     _tell(Console(stderr=True, highlight=False, soft_wrap=True), found)
     if out is None:

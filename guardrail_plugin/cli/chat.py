@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from guardrail_plugin.cli.options import DeviceOption, GuardianOption, PolicyOption
+from guardrail_plugin.cli.options import DeviceOption, DtypeOption, GuardianOption, PolicyOption
 from guardrail_plugin.cli.reporting import reports_errors
 from guardrail_plugin.cli.session import Session, open_session
+from guardrail_plugin.core.dtype import dtype_named
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -33,6 +34,7 @@ def chat(
     policy: PolicyOption = None,
     guardian: GuardianOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Chat with a guarded model. Type /reset for a new conversation, /quit or Ctrl-D to leave, Ctrl-C to cut an answer.
 
@@ -42,17 +44,21 @@ def chat(
     from guardrail_plugin.cli.conversation import Conversation
 
     console = Console(highlight=False)
-    with open_session(guardian, policy=policy, device=device) as session:
-        chat_model = make_model(session, model=model, max_tokens=max_tokens, temperature=temperature)
+    with open_session(guardian, policy=policy, device=device, dtype=dtype) as session:
+        chat_model = make_model(session, model=model, max_tokens=max_tokens, temperature=temperature, dtype=dtype)
         conversation = Conversation(model=chat_model, session=session, console=console, system=system)
         conversation.run(_typed() if sys.stdin.isatty() else _piped())
 
 
-def make_model(session: Session, *, model: str | None, max_tokens: int, temperature: float) -> BaseChatModel:
+def make_model(
+    session: Session, *, model: str | None, max_tokens: int, temperature: float, dtype: str = "auto"
+) -> BaseChatModel:
     """Return the chat model behind the guardian, on the guardian's pool."""
     from guardrail_plugin.runnables.chat_model import PoolChatModel
 
-    return PoolChatModel(model=model, pool=session.pool, max_tokens=max_tokens, temperature=temperature)
+    return PoolChatModel(
+        model=model, pool=session.pool, max_tokens=max_tokens, temperature=temperature, dtype=dtype_named(dtype)
+    )
 
 
 def _typed() -> Iterator[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from guardrail_plugin.cli.checking import Answer, answers
-from guardrail_plugin.cli.options import DeviceOption, GuardianOption, PolicyOption, rail_named
+from guardrail_plugin.cli.options import DeviceOption, DtypeOption, GuardianOption, PolicyOption, rail_named
 from guardrail_plugin.cli.printing import JsonPrinter, TablePrinter
 from guardrail_plugin.cli.reporting import EXIT_ERROR, EXIT_HARMFUL, reports_errors
 from guardrail_plugin.cli.rows import Row, rows_of_lines, rows_of_texts
@@ -40,6 +40,7 @@ def check(
     policy: PolicyOption = None,
     guardian: GuardianOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Texts judged at once.")] = 256,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to stdout.")
@@ -60,7 +61,7 @@ def check(
     tally = Tally()
     with ExitStack() as stack:
         rows = source.open(stack)
-        session = stack.enter_context(open_session(guardian, policy=policy, device=device))
+        session = stack.enter_context(open_session(guardian, policy=policy, device=device, dtype=dtype))
         stream = sys.stdout if output is None else _open_output(output, source, stack)
         printer = JsonPrinter(stream) if as_json else TablePrinter(stream, session)
         found = answers(rows, session=session, respond=not no_response, chunk_rows=batch_size)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from guardrail_plugin.cli.options import DeviceOption, PolicyOption, rail_named
+from guardrail_plugin.cli.options import DeviceOption, DtypeOption, PolicyOption, rail_named
 from guardrail_plugin.cli.reporting import reports_errors
 from guardrail_plugin.cli.session import open_session
 from guardrail_plugin.core.errors import ConfigError
@@ -88,6 +88,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option("--resamples", min=100, metavar="N", help="Of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap.")] = 0,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Measure a guardian on labelled JSONL files ("text", "harmful": true or false), with 95 % intervals.
@@ -113,7 +114,8 @@ def evaluate(
     )
     if not chosen:
         raise ConfigError("nothing to evaluate on: name JSONL files, or a data folder with --suite")
-    with open_guardian(guardian, policy=policy, train=train or [], device=device, quiet=quiet) as (judge, rules):
+    opened = open_guardian(guardian, policy=policy, train=train or [], device=device, dtype=dtype, quiet=quiet)
+    with opened as (judge, rules):
         options = Options(
             policy=rules,
             show_text=show_text,
@@ -141,7 +143,13 @@ def register(app: typer.Typer) -> None:
 
 @contextmanager
 def open_guardian(
-    name: str | None, *, policy: Path | None = None, train: Sequence[str] = (), device: str | None, quiet: bool
+    name: str | None,
+    *,
+    policy: Path | None = None,
+    train: Sequence[str] = (),
+    device: str | None,
+    quiet: bool,
+    dtype: str = "auto",
 ) -> Iterator[tuple[GuardianProtocol, Policy | None]]:
     """Open a guardian or a baseline on a pool, with the policy if there is one; close the pool at the end.
 
@@ -151,9 +159,11 @@ def open_guardian(
     if name is None or not name.startswith(_PREFIX):
         if train:
             raise ConfigError("--train is what a baseline learns from; a guardian is trained with: guardrail train")
-        with open_session(name, policy=policy, device=device) as session:
+        with open_session(name, policy=policy, device=device, dtype=dtype) as session:
             yield session.guardian, session.policy
         return
+    if dtype != "auto":
+        raise ConfigError("--dtype is for guardians; a baseline is measured as it was published")
     from guardrail_plugin.core.policy import Policy
     from guardrail_plugin.evals.baselines import open_baseline
     from guardrail_plugin.pool import InferencePool

@@ -27,6 +27,9 @@ _OPTIONAL = {
     **dict.fromkeys(("scikit-learn", "matplotlib"), f"pip install '{DISTRIBUTION}[train]'"),
 }
 
+# Source: 250 texts judged by the embedded guardian on a CPU with AVX512-BF16: 15.6 s in float32, 3.8 s in bfloat16.
+_FASTER = '; this CPU multiplies bfloat16: dtype="bfloat16" (--dtype) runs several times as many tokens per second'
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -60,12 +63,13 @@ def hardware() -> Iterator[Finding]:
     """Yield device, dtype and threads as a model would get them. Imports torch."""
     group = "Hardware"
     try:
-        from guardrail_plugin.models.load import default_device, default_dtype, import_torch
+        from guardrail_plugin.models.load import cpu_multiplies_bfloat16, default_device, default_dtype, import_torch
 
         torch = import_torch()
         device = default_device()
         name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
         dtype = str(default_dtype(device)).removeprefix("torch.")
+        faster = device == "cpu" and cpu_multiplies_bfloat16()
         threads = f"{torch.get_num_threads()} (this machine has {os.cpu_count()} cores)"
     except MissingDependencyError as error:
         yield Finding(group, "device", "missing", f"unknown: {error.package} is not installed", (GET_LOCAL,))
@@ -75,7 +79,7 @@ def hardware() -> Iterator[Finding]:
         yield Finding(group, "device", "missing", detail, ("pip install --force-reinstall torch transformers",))
         return
     yield Finding(group, "device", "ok", device + name)
-    yield Finding(group, "dtype", "ok", dtype)
+    yield Finding(group, "dtype", "ok", dtype + _FASTER if faster else dtype)
     yield Finding(group, "CPU threads", "ok", threads)
 
 

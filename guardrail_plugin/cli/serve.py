@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guardrail_plugin.cli.options import DeviceOption, GuardianOption, PolicyOption
+from guardrail_plugin.cli.options import DeviceOption, DtypeOption, GuardianOption, PolicyOption
 from guardrail_plugin.cli.reporting import EXIT_HARMFUL, reports_errors
+from guardrail_plugin.core.dtype import dtype_named
 from guardrail_plugin.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def serve(
     policy: PolicyOption = None,
     guardian: GuardianOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     host: Annotated[
         str, typer.Option("--host", metavar="HOST", help="Others than loopback need --keys.")
     ] = "127.0.0.1",
@@ -58,6 +60,10 @@ def serve(
     ] = 512,
     cors: Annotated[
         list[str] | None, typer.Option("--cors", metavar="ORIGIN", help="Origin whose pages may call. Default: none.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", metavar="NAME", help="Host name to answer to; loopback's own always."),
     ] = None,
     audit: Annotated[
         Path | None, typer.Option("--audit", metavar="FILE", help="Append every decision there: hashes, no text.")
@@ -92,6 +98,7 @@ def serve(
         requests_per_minute=requests_per_minute,
         max_concurrent=max_concurrent,
         cors_origins=tuple(cors or ()),
+        allowed_hosts=tuple(allowed_host or ()),
     )
     log_json(level=logging.INFO)
     observers = [LogObserver(), *_observers(audit, audit_text=audit_text, otel=otel)]
@@ -102,6 +109,7 @@ def serve(
         guardian=guardian,
         policy=policy,
         devices=None if device is None else [device],
+        dtype=dtype_named(dtype),
         observers=observers if page is None else [*observers, page],
         pages=() if page is None else page.pages,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guardrail_plugin.core.dtype import dtype_named
 from guardrail_plugin.core.hazards import MLCOMMONS, Taxonomy
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class Session:
 
 
 @contextmanager
-def open_session(guardian: str | None, *, policy: Path | None = None, device: str | None = None) -> Iterator[Session]:
+def open_session(
+    guardian: str | None, *, policy: Path | None = None, device: str | None = None, dtype: str = "auto"
+) -> Iterator[Session]:
     """Open a pool, put a guardian on it and read the policy; close the pool at the end.
 
     Raises:
@@ -43,7 +46,7 @@ def open_session(guardian: str | None, *, policy: Path | None = None, device: st
 
     # A command has nothing better to do than to wait for room.
     with InferencePool(devices=None if device is None else [device], on_full="wait") as pool:
-        loaded = Guardian.load(guardian, pool=pool)
+        loaded = Guardian.load(guardian, pool=pool, dtype=dtype_named(dtype))
         taxonomy = loaded.taxonomy
         rules = None if policy is None else Policy.from_toml(policy, taxonomy=taxonomy)
         try:

@@ -49,4 +49,6 @@ class SoftPromptChatModel(PoolChatModel):
 
     def _register(self) -> SoftChat:
         soft = self.soft_prompt if isinstance(self.soft_prompt, SoftPrompt) else SoftPrompt.load(self.soft_prompt)
-        return SoftChat.register_soft(ChatSource.find(self.model, adapter=self.adapter), soft, pool=self.pool)
+        return SoftChat.register_soft(
+            ChatSource.find(self.model, adapter=self.adapter, dtype=self.dtype), soft, pool=self.pool
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from guardrail_plugin.core.conversation import Check, Message
+from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.core.errors import ConfigError, GuardianError, GuardrailError, InputError, PoolError
 from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import Rail, Verdict
@@ -95,6 +96,7 @@ class Guardian:
         strictness: float | None = None,
         responder: GuardianProtocol | None = None,
         self_test: bool = True,
+        dtype: Dtype = "auto",
     ) -> Guardian:
         """Load a guardian: the embedded one, a guard model of any known family, or one behind a server.
 
@@ -115,11 +117,13 @@ class Guardian:
             strictness: 0..1, how much an answer between safe and unsafe counts (Qwen3Guard).
             responder: writes the safeguard responses of a family that cannot (``Guardian.load(pool=pool)`` can).
             self_test: ask the canaries.
+            dtype: number format of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``; ``"auto"``: bfloat16 on
+                CUDA, float32 on a CPU. ``guardrail doctor`` tells whether this CPU is faster with bfloat16.
 
         Raises:
             ModelNotFoundError: the guardian's or its base's weights are nowhere; the message tells how to get them.
             ConfigError: no family recognises the folder, base and adapter do not fit, a template drops the text or
-                the categories, an option has no use, or the canaries are all judged alike.
+                the categories, an option has no use, there is no such ``dtype``, or the canaries are all judged alike.
             MissingDependencyError: an extra is missing; the message names it.
         """
         from guardrail_plugin.assembly import load_guardian
@@ -141,6 +145,7 @@ class Guardian:
             options=options,
             responder=responder,
             self_test=self_test,
+            dtype=dtype,
         )
 
     @staticmethod

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guardrail_plugin.core.dtype import Dtype, dtype_named, keyed
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.models.load import apply_adapter, default_dtype, import_torch, load_causal_lm, model_folder
+from guardrail_plugin.models.load import load_causal_lm, load_merged, model_folder, torch_dtype
 from guardrail_plugin.models.locate import EMBEDDED_MODEL, locate
 from guardrail_plugin.models.shared import SharedWeights
 
@@ -31,6 +32,7 @@ class ChatSource:
         revision: of the hub repository.
         folder: the model, in Hugging Face layout.
         adapter: a PEFT adapter's folder.
+        dtype: the number format of the weights.
     """
 
     key: str
@@ -38,9 +40,12 @@ class ChatSource:
     revision: str | None
     folder: Path
     adapter: Path | None = None
+    dtype: Dtype = "auto"
 
     @classmethod
-    def find(cls, model: str | Path | None, *, adapter: Path | None = None, offline: bool = False) -> ChatSource:
+    def find(
+        cls, model: str | Path | None, *, adapter: Path | None = None, offline: bool = False, dtype: Dtype = "auto"
+    ) -> ChatSource:
         """Find a chat model without loading it.
 
         Args:
@@ -48,9 +53,10 @@ class ChatSource:
 
         Raises:
             ModelNotFoundError: the model is nowhere.
-            ConfigError: the adapter's folder holds none.
+            ConfigError: the adapter's folder holds none; there is no such ``dtype``.
             MissingDependencyError: an extra is missing.
         """
+        dtype = dtype_named(dtype)
         located = locate(str(model) if model is not None else EMBEDDED_MODEL, offline=offline)
         ending = ""
         if adapter is not None:
@@ -59,16 +65,15 @@ class ChatSource:
                 raise ConfigError(f"{adapter} holds no {_ADAPTER_FILE}")
             ending = f"+{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
         name = None if located.origin == "path" else located.model_id + ending
-        return cls(f"chat:{located.model_id}{ending}", name, located.revision, model_folder(located), adapter)
+        key = keyed(f"chat:{located.model_id}{ending}", dtype)
+        return cls(key, name, located.revision, model_folder(located), adapter, dtype)
 
     def load(self, *, device: str, dtype: Any = None) -> Any:
-        """Return the model in evaluation mode; an adapter is merged in float32, before rounding."""
+        """Return the model in evaluation mode, in torch's ``dtype`` or else this source's own."""
+        dtype = dtype or torch_dtype(self.dtype, device)
         if self.adapter is None:
             return load_causal_lm(self.folder, device=device, dtype=dtype)
-        loaded = load_causal_lm(self.folder, device=device, dtype=import_torch().float32)
-        rows = loaded.get_input_embeddings().num_embeddings
-        merged = apply_adapter(loaded, self.adapter, vocab_size=rows, added_tokens=0)
-        return merged.to(dtype or default_dtype(device))
+        return load_merged(self.folder, self.adapter, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -87,17 +92,19 @@ class LocalChat:
         pool: InferencePool,
         adapter: Path | None = None,
         offline: bool = False,
+        dtype: Dtype = "auto",
     ) -> LocalChat:
         """Find a chat model, register it with the pool and read its template. Weights load when first used.
 
         Raises:
             ModelNotFoundError: the model is nowhere.
-            ConfigError: its tokenizer has no chat template, or the adapter's folder holds none.
+            ConfigError: its tokenizer has no chat template, the adapter's folder holds none, or there is no such
+                ``dtype``.
             MissingDependencyError: an extra is missing.
         """
         from guardrail_plugin.models.chat_template import ChatSplice
 
-        source = ChatSource.find(model, adapter=adapter, offline=offline)
+        source = ChatSource.find(model, adapter=adapter, offline=offline, dtype=dtype)
         template = ChatSplice.of_folder(source.folder)
         pool.register(source.key, SharedWeights(source.load, keep_answers=True))
         return cls(source.key, template, stop_ids_of(source.folder, template))

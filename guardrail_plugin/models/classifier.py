@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.core.errors import InferenceError
-from guardrail_plugin.models.load import default_dtype, device_places, import_torch, resolve_device
+from guardrail_plugin.models.load import device_places, import_torch, resolve_device, torch_dtype
 from guardrail_plugin.pool.protocol import Decode, GenerateRequest, Replica, ScoreRequest, ScoreResult
 
 
@@ -64,9 +65,10 @@ class ClassifierReplica:
 class ClassifierWeights:
     """A ``PlacedFactory``: loads a classifier once per device; the last replica to close frees it."""
 
-    def __init__(self, folder: Path, *, pad_id: int) -> None:
+    def __init__(self, folder: Path, *, pad_id: int, dtype: Dtype = "auto") -> None:
         self._folder = folder
         self._pad_id = pad_id
+        self._dtype = dtype
         self._lock = threading.Lock()
         self._loaded: dict[str, Any] = {}
         self._users: dict[str, int] = {}
@@ -80,7 +82,9 @@ class ClassifierWeights:
         where = resolve_device(device)
         with self._lock:
             if where not in self._loaded:
-                self._loaded[where] = load_classifier(self._folder, device=where, pad_id=self._pad_id)
+                self._loaded[where] = load_classifier(
+                    self._folder, device=where, pad_id=self._pad_id, dtype=self._dtype
+                )
             self._users[where] = self._users.get(where, 0) + 1
             model = self._loaded[where]
         return ClassifierReplica(model, pad_id=self._pad_id, on_close=lambda: self._release(where))
@@ -92,7 +96,7 @@ class ClassifierWeights:
                 self._loaded.pop(where, None)
 
 
-def load_classifier(folder: Path, *, device: str, pad_id: int) -> Any:
+def load_classifier(folder: Path, *, device: str, pad_id: int, dtype: Dtype = "auto") -> Any:
     """Return a sequence classifier in evaluation mode on a device.
 
     Raises:
@@ -103,7 +107,7 @@ def load_classifier(folder: Path, *, device: str, pad_id: int) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=default_dtype(device))
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch_dtype(dtype, device))
     # Decoder-type classifiers find a row's last token by this id; without it they refuse batches.
     model.config.pad_token_id = pad_id
     return model.to(device).eval()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
 from guardrail_plugin.models.gguf import convert
 from guardrail_plugin.models.locate import Located
@@ -55,6 +57,20 @@ def default_dtype(device: str) -> Any:
     return torch.bfloat16 if device.startswith("cuda") else torch.float32
 
 
+def torch_dtype(dtype: Dtype, device: str) -> Any:
+    """Return torch's own name of a number format, on a device."""
+    return default_dtype(device) if dtype == "auto" else getattr(import_torch(), dtype)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Tell whether this CPU has instructions that multiply bfloat16 (AVX512-BF16 or AMX), which torch uses."""
+    told: Callable[[], Mapping[str, object]] = getattr(
+        import_torch().cpu, "get_capabilities", dict
+    )  # not in older ones
+    capabilities = told()
+    return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
+
+
 def import_torch() -> Any:
     """Return the torch module.
 
@@ -84,6 +100,25 @@ def load_causal_lm(folder: Path, *, device: str = "cpu", dtype: Any = None, trus
         folder, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code
     )
     return model.to(device).eval()
+
+
+def load_merged(
+    folder: Path, adapter: Path, *, device: str, dtype: Any, vocab_size: int = 0, added_tokens: int = 0
+) -> Any:
+    """Return a base model with an adapter merged into it in float32, then rounded to a torch dtype.
+
+    Raises:
+        ConfigError, MissingDependencyError: as of ``apply_adapter``.
+    """
+    torch = import_torch()
+    base = load_causal_lm(folder, device=device, dtype=torch.float32)
+    merged = apply_adapter(base, adapter, vocab_size=vocab_size, added_tokens=added_tokens)
+    with torch.no_grad():
+        # Not merged.to(dtype): it would round the rotary frequencies, too, which every format keeps in float32.
+        for weight in merged.parameters():
+            weight.data = weight.data.to(dtype)
+    merged.config.dtype = dtype
+    return merged
 
 
 def apply_adapter(model: Any, adapter: Path, *, vocab_size: int, added_tokens: int) -> Any:

@@ -15,10 +15,12 @@ from guardrail_plugin.pool.protocol import (
     ScoreResult,
     Token,
 )
+from guardrail_plugin.pool.relay import Account, RelayReplica
 from guardrail_plugin.pool.stats import Distribution, PoolStats, PrefixStats, SlotStats
 from guardrail_plugin.pool.tenancy import on_behalf_of
 
 __all__ = [
+    "Account",
     "Decode",
     "Distribution",
     "FinishReason",
@@ -29,6 +31,7 @@ __all__ = [
     "PlacedFactory",
     "PoolStats",
     "PrefixStats",
+    "RelayReplica",
     "Replica",
     "ReplicaFactory",
     "Request",

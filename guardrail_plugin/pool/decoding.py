@@ -11,6 +11,7 @@ from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import GenerateJob
 from guardrail_plugin.pool.lane import Room
 from guardrail_plugin.pool.protocol import Decode, FinishReason, Replica, Token
+from guardrail_plugin.pool.relay import start_on
 from guardrail_plugin.pool.shelf import close_quietly
 from guardrail_plugin.pool.slot import Slot
 
@@ -45,7 +46,7 @@ class Decodes:
 
         def run(part: list[GenerateJob]) -> None:
             started = self._clock()
-            decode = replica.start([job.remaining() for job in part])
+            decode = start_on(replica, part, self._queue.accounts)
             self._open.append(_Open(part[0].model, replica, decode, dict(enumerate(part))))
             self._queue.ran(part, slot=self._slot, seconds=self._clock() - started, backlog=False)
 

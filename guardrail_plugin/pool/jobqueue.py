@@ -11,6 +11,7 @@ from guardrail_plugin.pool.isolation import Loss
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
 from guardrail_plugin.pool.lane import Room
 from guardrail_plugin.pool.ledger import CLOSED, JobT, Ledger
+from guardrail_plugin.pool.relay import Account, account_of
 from guardrail_plugin.pool.shelf import no_replica
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.tickets import Ticket
@@ -111,6 +112,12 @@ class JobQueue(Ledger):
         with self._lock:
             leaders = [(self._wanted(job), job) for job in jobs]
         return [leader for leader, job in leaders if isinstance(leader, type(job))]
+
+    def accounts(self, jobs: Sequence[AnyJob]) -> list[Account]:
+        """Return on whose account each run is, and until when, for replicas that hand it on."""
+        with self._lock:
+            now = self._clock()
+            return [account_of(job, self._scheduler.patience(job), now=now) for job in jobs]
 
     def ran(self, rows: Sequence[AnyJob], *, slot: Slot, seconds: float, backlog: bool) -> None:
         """Note a score batch or prefill that went through. ``backlog``: it had left others waiting."""

@@ -80,7 +80,10 @@ class Job(Item, Generic[ResultT]):
 
         Errors of the pool's own kind, which a replica brings from a server or fleet, are told as they are.
         """
-        if isinstance(error, PoolError):
+        if isinstance(error, GuardianTimeout) and self.timeout_s is not None:
+            self.expire()  # in the words of this pool's caller, who knows nothing of another pool behind
+            return
+        if isinstance(error, (PoolError, GuardianTimeout)):
             self.fail(error)
             return
         failure = InferenceError(f"the model failed on this request ({type(error).__name__})")

@@ -35,6 +35,10 @@ class Runs(Generic[ItemT]):
         """Return who leads the run that this item belongs or belonged to; ``None`` if it is over."""
         return self._leaders.get(item.run)
 
+    def members(self, item: ItemT) -> list[ItemT]:
+        """Return everybody who waits for the run that this item leads."""
+        return [item, *self._followers.get(item.run, {}).values()]
+
     def begin(self, item: ItemT) -> None:
         """Begin a run."""
         item.run = item.seq

@@ -87,6 +87,12 @@ class Scheduler(Generic[ItemT]):
         own = waiting.pop(items[0].tenant, 0) + news.tokens
         return self._scoring_tokens + own + sum(min(tokens, own) for tokens in waiting.values())
 
+    def patience(self, item: ItemT) -> float | None:
+        """Return the deadline of whoever waits longest for the run that this item leads; ``None``: there is none."""
+        deadlines = [member.deadline for member in self._runs.members(item)]
+        known = [deadline for deadline in deadlines if deadline is not None]
+        return max(known) if len(known) == len(deadlines) else None
+
     def waits(self, kind: Kind) -> bool:
         """Tell whether anything of this kind waits."""
         return bool(self._lanes[kind])

@@ -8,6 +8,7 @@ from guardrail_plugin.pool.isolation import Loss, isolate
 from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import ScoreJob
 from guardrail_plugin.pool.protocol import Replica
+from guardrail_plugin.pool.relay import score_on
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.turns import ScoreTurn
 
@@ -19,7 +20,7 @@ def score_batch(
 
     def run(part: list[ScoreJob]) -> None:
         started = clock()
-        results = list(replica.score([job.request for job in part]))
+        results = score_on(replica, part, queue.accounts)
         if len(results) != len(part):
             raise ValueError(f"the replica answered {len(results)} of {len(part)} requests")
         queue.ran(part, slot=slot, seconds=clock() - started, backlog=turn.backlog)

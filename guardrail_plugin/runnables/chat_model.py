@@ -19,6 +19,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from guardrail_plugin.core.dtype import Dtype, dtype_named
 from guardrail_plugin.core.errors import ConfigError, PoolOverloaded
 from guardrail_plugin.models.chat import LocalChat
 from guardrail_plugin.pool import InferencePool
@@ -33,6 +34,7 @@ class PoolChatModel(BaseChatModel):
     Attributes:
         model: hub id or folder; ``None`` is the embedded model (SmolLM2-135M-Instruct).
         adapter: folder of a PEFT adapter to merge into it.
+        dtype: number format of the weights; see ``Guardian.load``.
         pool: the pool that runs it.
         max_tokens: most new tokens.
         temperature: 0 is greedy.
@@ -47,6 +49,7 @@ class PoolChatModel(BaseChatModel):
 
     model: str | None = None
     adapter: Path | None = None
+    dtype: Dtype = "auto"
     pool: InferencePool = Field(exclude=True, repr=False)
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=0.0, ge=0.0)
@@ -59,8 +62,11 @@ class PoolChatModel(BaseChatModel):
 
     _chat: LocalChat = PrivateAttr()
 
-    def __init__(self, *, model: str | Path | None = None, pool: InferencePool, **settings: Any) -> None:
-        super().__init__(model=str(model) if model is not None else None, pool=pool, **settings)
+    def __init__(
+        self, *, model: str | Path | None = None, pool: InferencePool, dtype: Dtype = "auto", **settings: Any
+    ) -> None:
+        name = str(model) if model is not None else None
+        super().__init__(model=name, pool=pool, dtype=dtype_named(dtype), **settings)
         self._chat = self._register()
 
     def bind_tools(
@@ -92,7 +98,7 @@ class PoolChatModel(BaseChatModel):
         return LangSmithParams({**super()._get_ls_params(stop=stop, **named), "ls_provider": "guardrail"})
 
     def _register(self) -> LocalChat:
-        return LocalChat.register(self.model, adapter=self.adapter, pool=self.pool)
+        return LocalChat.register(self.model, adapter=self.adapter, pool=self.pool, dtype=self.dtype)
 
     def _generate(
         self,

@@ -170,6 +170,26 @@ async def a_blocked_turn_reaches_no_later_call(build: BuildAgent) -> None:
         not_in(state, f"in the state that {name} returns")
 
 
+async def no_checkpoint_holds_a_blocked_text(build: BuildAgent) -> None:
+    """Whatever is blocked, the checkpointer that ``build`` is given never holds it: in no checkpoint, in no write.
+
+    LangGraph saves what a user says before any node runs, so this takes a checkpointer around the given one.
+    """
+    said: dict[str, tuple[ScriptedModel, str]] = {
+        "a user turn": (ScriptedModel(HARMLESS_TURN), f"Tell me about {FORBIDDEN}"),
+        "an answer": (ScriptedModel(HARMFUL_TURN), "hello"),
+        "a tool's output": (ScriptedModel(calling(POISON), _DONE), "Write"),
+        "a tool call's arguments": (ScriptedModel(calling(FORBIDDEN, "alice"), _DONE), "Write"),
+    }
+    for name in ("invoke", "ainvoke"):
+        for what, (model, text) in said.items():
+            saver = _saver()
+            await _run(build(model, [mail_tool([])], watchman(), saver), name, text, _thread("t"))
+            saved = list(saver.list(None))
+            require(bool(saved), f"{name}: no checkpoint was saved")
+            not_in([(item.checkpoint, item.pending_writes) for item in saved], f"to a store, as {what}, under {name}")
+
+
 async def _run(agent: Any, name: str, text: str, config: Any) -> Any:
     return agent.invoke(_asking(text), config) if name == "invoke" else await agent.ainvoke(_asking(text), config)
 
@@ -186,6 +206,7 @@ AGENT_CONTRACT: Contract[BuildAgent] = {
         poisoned_output_never_reaches_the_model,
         an_old_block_does_not_block_later_turns,
         a_blocked_turn_reaches_no_later_call,
+        no_checkpoint_holds_a_blocked_text,
     )
 }
 """Checks for guarded agents and graphs."""

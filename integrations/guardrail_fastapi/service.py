@@ -12,6 +12,7 @@ from pathlib import Path
 from guardrail_fastapi.large_texts import LargeTexts
 from guardrail_fastapi.policy_file import PolicySource, PolicyState, end
 from guardrail_plugin import MLCOMMONS, Check, Guardian, GuardrailError, InferencePool, Policy, Taxonomy
+from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import Observer, Observers
 
@@ -63,6 +64,7 @@ async def open_service(
     policy: Policy | str | Path | None = None,
     pool: InferencePool | None = None,
     devices: Sequence[str] | None = None,
+    dtype: Dtype = "auto",
     watch: bool = True,
     warm_up: bool = True,
     observers: Iterable[Observer] = (),
@@ -76,6 +78,7 @@ async def open_service(
         guardian: who judges; or a folder or hub id; ``None``: the embedded one.
         policy: a policy, or the path of a file; ``None``: the guardian's calibrated thresholds.
         devices: of the pool that is opened.
+        dtype: number format of a guardian that is loaded here; see ``Guardian.load``.
         warm_up: judge a word at the start, so that the first request does not wait for the weights.
         on_policy: told whenever another policy takes force, or a file does not.
 
@@ -89,7 +92,7 @@ async def open_service(
         own = isinstance(guardian, str | Path) or guardian is None
         if own and pool is None:
             pool = await stack.enter_async_context(InferencePool(devices=devices))
-        judge, taxonomy = await _guardian(guardian, pool)
+        judge, taxonomy = await _guardian(guardian, pool, dtype)
         path = Path(policy) if isinstance(policy, str) else policy
         source = PolicySource(path, taxonomy=taxonomy, on_change=on_policy)
         if watch and source.path is not None:
@@ -101,10 +104,10 @@ async def open_service(
 
 
 async def _guardian(
-    guardian: GuardianProtocol | str | Path | None, pool: InferencePool | None
+    guardian: GuardianProtocol | str | Path | None, pool: InferencePool | None, dtype: Dtype
 ) -> tuple[GuardianProtocol, Taxonomy]:
     if guardian is None or isinstance(guardian, str | Path):
-        loaded = await asyncio.to_thread(Guardian.load, guardian, pool=pool)
+        loaded = await asyncio.to_thread(Guardian.load, guardian, pool=pool, dtype=dtype)
         return loaded, loaded.taxonomy
     return guardian, guardian.taxonomy if isinstance(guardian, Guardian) else MLCOMMONS
 

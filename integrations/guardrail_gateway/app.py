@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from guardrail_fastapi import GuardrailService, open_service
 from guardrail_gateway.chat import chat
 from guardrail_gateway.gateway import Gateway
+from guardrail_gateway.hosts import Hosts
 from guardrail_gateway.intake import Intake
 from guardrail_gateway.limits import Limits
 from guardrail_gateway.moderations import moderations
@@ -27,6 +28,7 @@ from guardrail_gateway.settings import GatewaySettings
 from guardrail_gateway.status import healthz, metrics, models, readyz
 from guardrail_gateway.upstream import Upstream
 from guardrail_plugin import ConfigError, Policy
+from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import Observer
 from guardrail_plugin.observe.prometheus import PrometheusMetrics
@@ -39,6 +41,7 @@ def create_app(
     policy: Policy | str | Path | None = None,
     upstream: Upstream | None = None,
     devices: Sequence[str] | None = None,
+    dtype: Dtype = "auto",
     observers: Iterable[Observer] = (),
     pages: Sequence[BaseRoute] = (),
     warm_up: bool = True,
@@ -50,6 +53,7 @@ def create_app(
         policy: a policy, or the path of a file, which is watched.
         upstream: the model behind; ``None``: what ``settings.upstream`` says.
         devices: of the pool that the guardian and the embedded model run on.
+        dtype: number format of a guardian that is loaded here.
         observers: who is told of decisions and requests, besides ``/metrics``.
         pages: more routes, behind the same keys and limits.
 
@@ -65,13 +69,14 @@ def create_app(
             guardian=guardian,
             policy=policy,
             devices=devices,
+            dtype=dtype,
             observers=(metrics, *observers),
             warm_up=warm_up,
             on_policy=lambda state: metrics.policy(current=state.error is None, reloads=state.reloads),
         ) as service:
             behind = upstream or await _upstream(settings, service)
             try:
-                yield _state(Gateway(settings, service, behind, Limits(settings), metrics))
+                yield _state(Gateway(settings, service, behind, Limits(settings), Hosts(settings), metrics))
             finally:
                 await behind.aclose()
 

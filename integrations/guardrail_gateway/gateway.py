@@ -10,6 +10,7 @@ from starlette.requests import Request
 from guardrail_fastapi import GuardrailService
 from guardrail_gateway.bodies import JsonObject, parse
 from guardrail_gateway.desk import Desk
+from guardrail_gateway.hosts import Hosts
 from guardrail_gateway.limits import Limits
 from guardrail_gateway.notes import note_of
 from guardrail_gateway.problems import Problem
@@ -37,6 +38,7 @@ class Gateway:
     service: GuardrailService
     upstream: Upstream
     limits: Limits = field(repr=False)
+    hosts: Hosts = field(repr=False)
     metrics: PrometheusMetrics = field(repr=False)
 
 

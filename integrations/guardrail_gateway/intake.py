@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import anyio
@@ -19,6 +19,7 @@ from guardrail_gateway.keys import caller
 from guardrail_gateway.notes import SCOPE_KEY, Note
 from guardrail_gateway.problems import Problem
 from guardrail_plugin import GuardrailError
+from guardrail_plugin.pool import on_behalf_of
 
 logger = logging.getLogger("guardrail_gateway")
 
@@ -37,8 +38,8 @@ _PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class Intake:
     """The outermost part of a gateway's application.
 
-    The key is looked at before the body is read, and the body is read whole, within bounds, before anything works on
-    it. A client that leaves cancels what works for it.
+    Host and key are looked at before the body is read, and the body is read whole, within bounds, before anything works
+    on it. A client that leaves cancels what works for it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -95,10 +96,11 @@ class _Visit:
 
     async def _serve(self) -> None:
         settings = self._gateway.settings
+        await self._at_the_door(lambda: self._gateway.hosts.check(self._headers))
         if self._scope["path"] in OPEN_PATHS:
             await self._app(self._scope, self._receive, self._sending)
             return
-        await self._identify()
+        await self._at_the_door(self._identify)
         with self._gateway.limits.admit(self._note.caller):
             body = b""
             if self._scope["method"] not in ("GET", "HEAD", "OPTIONS"):
@@ -108,7 +110,8 @@ class _Visit:
                     timeout_s=settings.body_timeout_s,
                     declared=self._headers.get("content-length"),
                 )
-            with anyio.move_on_after(settings.request_timeout_s) as limit:
+            # Each key is a tenant of the pool, under its name: what one floods it with does not starve the others.
+            with anyio.move_on_after(settings.request_timeout_s) as limit, on_behalf_of(self._note.caller):
                 await while_connected(self._receive, self._work(body))
             if limit.cancelled_caught:
                 raise Problem(504, "request_timeout", "The request took too long.")
@@ -116,9 +119,13 @@ class _Visit:
     async def _work(self, body: bytes) -> None:
         await self._app(self._scope, _Replay(body), self._sending)
 
-    async def _identify(self) -> None:
+    def _identify(self) -> None:
+        self._note.caller = caller(self._headers.get("authorization", ""), self._gateway.settings.keys)
+
+    async def _at_the_door(self, look: Callable[[], None]) -> None:
+        """Turn away who does not pass; what they still send is read, so that they get to see why."""
         try:
-            self._note.caller = caller(self._headers.get("authorization", ""), self._gateway.settings.keys)
+            look()
         except Problem:
             if self._headers.get("expect", "").lower() != "100-continue":
                 await drain(self._receive)

@@ -75,7 +75,7 @@ def _blocked(text: str, body: JsonObject, desk: Desk, *, stream: bool) -> Respon
         text, shared={"model": model if isinstance(model, str) else ""}, extension=desk.extension()
     )
     if stream:
-        return SseResponse(written(blocked_events(whole)), headers=desk.headers(), watch=False)
+        return SseResponse(written(blocked_events(text, whole)), headers=desk.headers(), watch=False)
     return JSONResponse(whole, headers=desk.headers())
 
 
@@ -83,7 +83,7 @@ async def _answered(answer: JsonObject, gateway: Gateway, desk: Desk, headers: M
     if not isinstance(answer.get("output"), list):
         raise Problem(502, "upstream_invalid_answer", "The model behind the gateway sent no response object.")
     if "output" in gateway.settings.rails:
-        [outcome] = await desk.answers([whole_answer(answer["output"])])
+        [outcome] = await desk.answers([whole_answer(answer)])
         if isinstance(outcome, Blocked | Edited):
             kept: JsonObject = {key: answer[key] for key in ("id", "created_at", "model", "usage") if key in answer}
             answer = blocked_response(instead(outcome), shared=kept, extension={})

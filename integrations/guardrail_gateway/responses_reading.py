@@ -1,31 +1,36 @@
-"""OpenAI's Responses API: from its items to what is judged, and from its events to pieces of an answer."""
+"""OpenAI's Responses API: from its items to what is judged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 
-from guardrail_gateway.bodies import JsonObject, as_object
+from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import bad_request
+from guardrail_gateway.reading import unknown_text
 from guardrail_plugin import Check
-from guardrail_plugin.flow import Part, Uncheckable
-from guardrail_plugin.runnables.blocks import call_checks, part_of
 from guardrail_plugin.runnables.content import text_in
 
 _CALLS = "_call"
 _OUTPUTS = "_call_output"
-_OPENING = frozenset(
-    {"response.created", "response.in_progress", "response.queued", "response.output_item.added",
-     "response.content_part.added", "response.reasoning_summary_part.added"}
+_MODELS_OWN = frozenset(
+    {"reasoning", "item_reference", "compaction", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"}
 )  # fmt: skip
-"""Events that tell of what is to come; their items are still empty. Any that is not is judged like the others."""
+"""Items of a request that the model said, or that say yes or no. Kinds that are not known count as the user's."""
 
-_ANSWER_DELTAS = frozenset({"response.output_text.delta", "response.refusal.delta"})
-_REASONING_DELTAS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
-LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
+ECHOED = frozenset(
+    {
+        "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "output", "usage",
+        "instructions", "metadata", "tools", "tool_choice", "parallel_tool_calls", "temperature", "top_p",
+        "top_logprobs", "max_output_tokens", "max_tool_calls", "previous_response_id", "conversation", "prompt", "text",
+        "reasoning", "truncation", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "service_tier", "store", "background", "billing", "presence_penalty", "frequency_penalty",
+    }
+)  # fmt: skip
+"""Keys of a response that repeat the request, or count. Strings under any other key are judged with the answer."""
 
 
 def as_messages(body: Mapping[str, object]) -> list[object]:
@@ -51,9 +56,14 @@ def _as_message(item: object) -> object:
     if kind == "message":
         return {"role": told.get("role", "user"), "content": text_in(told.get("content"))}
     if isinstance(kind, str) and kind.endswith(_OUTPUTS):
-        return {"role": "tool", "tool_call_id": str(told.get("call_id", "")), "content": _text(told.get("output"))}
-    # Reasoning, calls and the like were the model's.
-    return {"role": "assistant", "content": ""}
+        return {
+            "role": "tool",
+            "tool_call_id": str(told.get("call_id", "")),
+            "content": output_text(told.get("output")),
+        }
+    if isinstance(kind, str) and (kind.endswith(_CALLS) or kind in _MODELS_OWN):
+        return {"role": "assistant", "content": ""}
+    return {"role": "user", "content": text_in(item)}
 
 
 def tool_outputs(body: Mapping[str, object]) -> dict[int, Check]:
@@ -70,95 +80,28 @@ def tool_outputs(body: Mapping[str, object]) -> dict[int, Check]:
     return dict(sorted(found.items()))
 
 
-def _text(output: object) -> str:
+def output_text(output: object) -> str:
+    """Return what a tool returned, as text."""
     return output if isinstance(output, str) else text_in(output) or json.dumps(output)
 
 
-def whole_answer(output: object) -> AIMessageChunk:
-    """Return a response's ``output`` as what the output rail judges: texts, reasoning, each call."""
+def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
+    """Return a response as what the output rail judges: texts, reasoning, each call, and what else it says."""
     blocks: list[str | dict[str, object]] = []
     calls = []
+    output = response.get("output")
     for position, item in enumerate(output if isinstance(output, list) else []):
         told = as_object(item)
         kind = str(told.get("type", ""))
-        if kind == "message" or kind == "reasoning":
-            blocks.append(dict(told) if kind == "reasoning" else {"type": "message", "content": told.get("content")})
+        if not isinstance(item, dict):
+            blocks.append({"type": "more", "more": item})
         elif kind.endswith(_CALLS):
             rest = {key: value for key, value in told.items() if key not in ("id", "type", "status", "call_id", "name")}
-            arguments = rest.pop("arguments", None)
-            text = arguments if isinstance(arguments, str) else ""
+            text = str(rest.pop("arguments")) if isinstance(rest.get("arguments"), str) else ""
             text += json.dumps(rest) if rest else ""
             calls.append(tool_call_chunk(name=str(told.get("name", kind)), args=text, id=None, index=position))
         else:
             blocks.append(dict(told))
+    if more := unknown_text(response, ECHOED):
+        blocks.append({"type": "more", "more": more})
     return AIMessageChunk(content=blocks, tool_call_chunks=calls)
-
-
-class EventReader:
-    """Reads the events of one streamed response.
-
-    Deltas are text as it grows. Every other event that holds text repeats it: these wait for the end, when the answer
-    as a whole has been judged.
-
-    Attributes:
-        response: the response as its first events told it, without output.
-        released: output items that the client has heard of.
-    """
-
-    def __init__(self) -> None:
-        self.response: JsonObject = {}
-        self.sequence = 0
-        self._said: list[str] = []
-        self._output: list[object] = []
-        self._final = False
-
-    @property
-    def text(self) -> str:
-        """What has been read of the answer so far."""
-        return "".join(self._said)
-
-    def read(self, event: JsonObject) -> Part:
-        """Return what an event adds."""
-        kind, number = event.get("type"), event.get("sequence_number")
-        self.sequence = max(self.sequence, number if isinstance(number, int) else 0)
-        delta = event.get("delta")
-        if kind in _ANSWER_DELTAS and isinstance(delta, str):
-            self._said.append(delta)
-            return Part(delta)
-        if kind in _REASONING_DELTAS and isinstance(delta, str):
-            return Part(reasoning=delta)
-        if kind in _OPENING and _is_empty(event):
-            response = event.get("response")
-            if isinstance(response, dict):
-                self.response = {**response, "output": []}
-            return Part()
-        if kind == "response.output_item.done":
-            self._output.append(event.get("item"))
-        elif kind in LAST:
-            output = as_object(event.get("response")).get("output")
-            self._final = isinstance(output, list) and bool(output)
-            self._output = output if isinstance(output, list) and output else self._output
-        return Part(acts=True)
-
-    def rest(self) -> tuple[Check, ...]:
-        """Return the checks of the whole output: its texts, its reasoning and its calls."""
-        message = whole_answer(self._output)
-        part = part_of(message)
-        checks = [Check(text, rail="output") for text in (part.answer, part.reasoning) if text.strip()]
-        return (*checks, *(call_checks(message) if part.acts else ()))
-
-    def nothing(self) -> Uncheckable | None:
-        """Tell that there was no text."""
-        return None
-
-
-def _is_empty(event: Mapping[str, object]) -> bool:
-    """Return whether an opening event holds no answer yet."""
-    for key in ("item", "part", "response"):
-        told = as_object(event.get(key))
-        keys: Sequence[str] = (
-            ("output",) if key == "response" else ("text", "content", "summary", "arguments", "output")
-        )
-        if any(told.get(name) not in (None, "", []) for name in keys):
-            return False
-    return True

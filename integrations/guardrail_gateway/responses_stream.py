@@ -12,7 +12,7 @@ from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import as_problem
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
-from guardrail_gateway.responses_reading import LAST, EventReader
+from guardrail_gateway.responses_events import LAST, EventReader
 from guardrail_gateway.upstream import Stream, UpstreamError
 from guardrail_plugin import GuardrailError
 from guardrail_plugin.flow import Allowed, Ending, Failed, ahold
@@ -85,8 +85,9 @@ def _end(
         return
     desk.note.finish_reasons.append(FILTERED)
     extension = desk.extension(released_characters=ending.released_characters)
-    whole = blocked_response(instead(outcome), shared=reader.response, extension=extension)
-    yield from blocked_events(whole, begun=sequence >= 0, index=opened, sequence=sequence)
+    text = instead(outcome)
+    whole = blocked_response(text, shared=reader.response, extension=extension)
+    yield from blocked_events(text, whole, begun=sequence >= 0, index=opened, sequence=sequence)
 
 
 def _finished(last: JsonObject, desk: Desk) -> JsonObject:

@@ -17,6 +17,7 @@ from guardrail_fastapi import PolicySource
 from guardrail_gateway.app import create_app
 from guardrail_gateway.settings import GatewaySettings
 from guardrail_plugin import ConfigError, Policy
+from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import Observer
 
@@ -30,9 +31,14 @@ _BACKLOG = 2048
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with an end to its patience: headers must come in time, and not without end."""
+    """uvicorn's HTTP protocol with an end to its patience.
+
+    Headers must come in time, and not without end. Who leaves untouched what it is sent is cut off.
+    """
 
     header_timeout_s = 10.0
+    write_timeout_s = 60.0
+    _stuck: asyncio.TimerHandle | None = None
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
 
@@ -44,7 +50,20 @@ class PatientProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._relax()
+        self._unstick()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what it has been sent."""
+        super().pause_writing()
+        self._unstick()
+        # Not close: that would wait for the client as well.
+        self._stuck = self.loop.call_later(self.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._unstick()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take in data; refuse headers that do not end."""
@@ -65,6 +84,11 @@ class PatientProtocol(HttpToolsProtocol):
         self._relax()
         super().on_headers_complete()
 
+    def _unstick(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
     def _expect(self) -> None:
         self._relax()
         self._header_bytes = 0
@@ -84,7 +108,8 @@ class PatientProtocol(HttpToolsProtocol):
 
 def server_for(app: ASGIApp, settings: GatewaySettings, *, log_config: dict[str, Any] | None = None) -> uvicorn.Server:
     """Return a server for an application: bounded headers, no server header, no access log (it is structured here)."""
-    protocol = type("Protocol", (PatientProtocol,), {"header_timeout_s": settings.header_timeout_s})
+    patience = {"header_timeout_s": settings.header_timeout_s, "write_timeout_s": settings.write_timeout_s}
+    protocol = type("Protocol", (PatientProtocol,), patience)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -109,6 +134,7 @@ def serve(
     guardian: GuardianProtocol | str | Path | None = None,
     policy: Policy | Path | None = None,
     devices: Sequence[str] | None = None,
+    dtype: Dtype = "auto",
     observers: Iterable[Observer] = (),
     pages: Sequence[BaseRoute] = (),
 ) -> None:
@@ -119,7 +145,9 @@ def serve(
     """
     if isinstance(policy, Path):
         PolicySource(policy)  # what is wrong with it is told here, not in a traceback of the start
-    app = create_app(settings, guardian=guardian, policy=policy, devices=devices, observers=observers, pages=pages)
+    app = create_app(
+        settings, guardian=guardian, policy=policy, devices=devices, dtype=dtype, observers=observers, pages=pages
+    )
     server = server_for(app, settings)
     try:
         server.run()

@@ -21,6 +21,10 @@ GATEWAY_RAILS: tuple[GatewayRail, ...] = get_args(GatewayRail)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MIN_KEY_CHARS = 16
+_TIMEOUTS = (
+    "header_timeout_s", "body_timeout_s", "write_timeout_s", "upstream_timeout_s", "request_timeout_s", "drain_s"
+)  # fmt: skip
+_ALLOWED_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9A-Fa-f:.]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +68,15 @@ class GatewaySettings:
         max_body_bytes: larger requests are refused (413).
         max_answer_bytes: longer answers of the upstream are cut off as errors.
         header_timeout_s, body_timeout_s: how long a client may take to send its request.
+        write_timeout_s: how long a client may leave what it is sent untouched.
         upstream_timeout_s: longest silence of the upstream.
         request_timeout_s: longest that a request may take in all, streaming included.
         max_concurrent, max_concurrent_per_key: requests in progress; one more is refused (429).
         requests_per_minute: per key, with a burst of as many; ``None``: no limit.
         max_connections: open connections to the upstream.
         cors_origins: origins whose pages may call; empty: none.
+        allowed_hosts: host names that requests may ask for, ``*.example.org`` and ``*`` too, without ports. Those of
+            this machine may be asked for always. Empty: nothing else on a loopback address, anything on others.
         trust_network: allow a public address without keys.
     """
 
@@ -86,6 +93,7 @@ class GatewaySettings:
     max_answer_bytes: int = 16_777_216
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    write_timeout_s: float = 60.0
     upstream_timeout_s: float = 120.0
     request_timeout_s: float = 600.0
     drain_s: float = 10.0
@@ -94,6 +102,7 @@ class GatewaySettings:
     requests_per_minute: int | None = None
     max_connections: int = 512
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     trust_network: bool = False
 
     def __post_init__(self) -> None:
@@ -111,7 +120,7 @@ class GatewaySettings:
         _positive("max_connections", self.max_connections)
         if self.requests_per_minute is not None:
             _positive("requests_per_minute", self.requests_per_minute)
-        for name in ("header_timeout_s", "body_timeout_s", "upstream_timeout_s", "request_timeout_s", "drain_s"):
+        for name in _TIMEOUTS:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} must be more than 0 seconds, got {value!r}")
@@ -121,6 +130,7 @@ class GatewaySettings:
             raise ConfigError(f"context_turns must be 0 or more, got {self.context_turns}")
         if self.upstream is not None and not re.match(r"https?://[^/\s]+", self.upstream):
             raise ConfigError(f"upstream must be the base URL of an API (http://host:port/v1), got {self.upstream!r}")
+        _host_names("allowed_hosts", self.allowed_hosts)
         if len({key.name for key in self.keys}) != len(self.keys):
             raise ConfigError("two keys have the same name")
         if not self.keys and not self.trust_network and not is_loopback(self.host):
@@ -160,6 +170,11 @@ def rails_named(words: Iterable[str]) -> tuple[GatewayRail, ...]:
 def _positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _host_names(name: str, given: Sequence[str]) -> None:
+    if isinstance(given, str) or not all(_ALLOWED_HOST.fullmatch(host) for host in given):
+        raise ConfigError(f"{name} must be a list of host names, without ports or paths, got {given!r}")
 
 
 def _words(name: str, given: Sequence[str], known: Sequence[str]) -> None:

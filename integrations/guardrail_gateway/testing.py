@@ -23,6 +23,9 @@ from guardrail_gateway.settings import GatewaySettings
 _START_S = 60.0
 _STOP_S = 30.0
 
+_OPENING_EVENTS = 4
+"""Of a streamed response; a chat completion has one opening chunk."""
+
 
 @contextmanager
 def serving(app: ASGIApp, settings: GatewaySettings | None = None) -> Iterator[str]:
@@ -67,6 +70,7 @@ class Script:
     Attributes:
         deltas: the pieces of the answer, as text or as OpenAI's ``delta`` objects.
         extra: more fields of the answer, or of its first chunk.
+        events: of the Responses API, told before the last.
         status, error: an error instead.
         die_after: close the connection after so many chunks; ``hang_after``: say nothing more after these;
             ``tell_after``: send an error event after these; ``end_after``: end without an end after these.
@@ -75,6 +79,7 @@ class Script:
     deltas: Sequence[str | Mapping[str, Any]] = ("Hello. ", "How are you?")
     finish_reason: str = "stop"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    events: Sequence[Mapping[str, Any]] = ()
     status: int = 200
     error: Mapping[str, Any] | None = None
     die_after: int | None = None
@@ -137,13 +142,17 @@ class ScriptedUpstream:
         if script.status != 200:
             return JSONResponse({"error": dict(script.error or {})}, status_code=script.status)
         if not body.get("stream"):
+            if script.hang_after is not None:
+                await while_connected(request.receive, self._hang())
+            if script.die_after is not None:
+                raise Died
             return JSONResponse(whole_response(script))
-        return SseResponse(self._paced(script, response_events(script), done=False))
+        return SseResponse(self._paced(script, response_events(script), first=_OPENING_EVENTS, done=False))
 
     async def _paced(
-        self, script: Script, events: Sequence[Mapping[str, Any]], *, done: bool = True
+        self, script: Script, events: Sequence[Mapping[str, Any]], *, first: int = 1, done: bool = True
     ) -> AsyncIterator[bytes]:
-        for number, event in enumerate(events):
+        for number, event in enumerate(events, 1 - first):
             if number == script.die_after:
                 raise Died
             if number == script.end_after:
@@ -151,7 +160,8 @@ class ScriptedUpstream:
             if number == script.hang_after:
                 await self._hang()
             if number == script.tell_after:
-                yield _event({"error": dict(script.error or {})})
+                told = dict(script.error or {})
+                yield _event({"error": told} if done else {"type": "error", **told})
                 return
             yield _event(event)
             await anyio.lowlevel.checkpoint()

@@ -49,6 +49,7 @@ def _events(script: Script) -> Iterator[dict[str, Any]]:
         yield {"type": "response.output_text.done", **at, "text": part["text"], "logprobs": []}
         yield {"type": "response.content_part.done", **at, "part": part}
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
+    yield from map(dict, script.events)
     yield {"type": "response.completed", "response": whole}
 
 

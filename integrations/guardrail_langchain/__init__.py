@@ -5,12 +5,21 @@
     agent = create_agent(model, tools, middleware=[GuardrailMiddleware(guardian=guardian)])
 
 ``GuardrailMiddleware`` puts all rails around an agent. Graphs made by hand put ``guardrail_node`` before the model,
-``guardrail_plugin.guard_model`` around it and ``guardrail_plugin.guard_tool`` around each tool.
+``guardrail_plugin.guard_model`` around it and ``guardrail_plugin.guard_tool`` around each tool. ``GuardedSaver`` keeps
+what was not judged out of a checkpointer's store.
 """
 
 from guardrail_langchain.held import held_messages
 from guardrail_langchain.middleware import GuardrailMiddleware
 from guardrail_langchain.node import guardrail_node
+from guardrail_langchain.saver import GuardedSaver
 from guardrail_langchain.settings import AgentRail, GuardrailOverrides
 
-__all__ = ["AgentRail", "GuardrailMiddleware", "GuardrailOverrides", "guardrail_node", "held_messages"]
+__all__ = [
+    "AgentRail",
+    "GuardedSaver",
+    "GuardrailMiddleware",
+    "GuardrailOverrides",
+    "guardrail_node",
+    "held_messages",
+]

@@ -2,7 +2,8 @@
 
 A graph that resumes runs the paused node again, and would call a model or a tool a second time. So what a person is
 asked about is put aside first, the step ends, and the question is asked in a step of its own: the decision is
-about exactly the text that was shown. Such a text is in the checkpoint while it waits, and in the thread's history.
+about exactly the text that was shown. Such a text is in the checkpoint while it waits, and in the thread's history;
+``GuardedSaver`` keeps it out of the store.
 """
 
 from __future__ import annotations

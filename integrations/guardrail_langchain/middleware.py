@@ -55,9 +55,13 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     **List it last**: the last middleware stands next to the model, so that what the others do to requests and models
     is judged too. An answer that got past it all the same (a fallback model, a cache) is judged before it is kept.
 
-    Does not: hold back what a tool writes to the custom stream itself; ask about structured answers, or outputs in a
-    ``Command``, which are blocked where others would be asked about; judge images or audio; remove a blocked input
-    from the checkpoint that LangGraph writes before any middleware runs.
+    LangGraph saves what a user says before any middleware runs: put ``GuardedSaver`` around the checkpointer, and no
+    checkpoint holds a blocked text, nor one that waits for a person.
+
+    Does not: hold back what a tool writes to the custom stream itself; ask about structured answers, nor about outputs
+    in a ``Command`` that goes elsewhere or holds several of them: with ``"escalate"`` these are blocked, since what is
+    made of them comes before the step that would be paused (``on_escalate`` is asked about both); remove the arguments
+    of a tool call that a person refused from the model's message; judge images or audio.
     """
 
     state_schema = GuardrailState

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -31,7 +32,7 @@ class ToolCall:
 
     def __init__(self, request: ToolCallRequest, settings: Settings, guarded: GuardedTool | None, *, by: str) -> None:
         self._by = by
-        self._held: tuple[Verdict, str] | None = None
+        self._held: list[tuple[Verdict, str]] = []
         self._settings = settings
         self._name: str = request.tool_call["name"]
         self._id = request.tool_call["id"] or ""
@@ -78,7 +79,7 @@ class ToolCall:
     def _ask(self, verdict: Verdict, check: Check) -> str:
         if check.rail == "tool_call":
             return ask(verdict, check)  # the arguments are in the state: a second run asks about the same ones
-        self._held = (verdict, check.text)
+        self._held.append((verdict, check.text))
         return WAITING
 
     def _refusal(self, outcome: Outcome) -> ToolMessage | None:
@@ -113,19 +114,37 @@ class ToolCall:
 
     def _put_aside(self, result: Result) -> Result:
         """Return the result, and what of it waits for a person in the graph's state."""
-        if self._held is None:
+        if not self._held:
             return result
-        verdict, text = self._held
-        if not isinstance(result, ToolMessage):
-            # Only one plain message can be told apart from what was returned beside it.
+        verdict, text = self._held[-1]
+        message = self._waiting(result)
+        if message is None:
             hazard = f" ({verdict.hazard})" if verdict.hazard else ""
             reason = OUTPUT_BLOCKED.format(hazard=hazard)
             withheld = [reason if said == WAITING else None for said in texts_of(result)]
             refused: Result = replaced(result, withheld, error=True)
             return refused
-        result.id = result.id or str(uuid4())
-        held = entry(result.model_copy(update={"content": text, "artifact": None}), verdict, by=self._by)
-        return Command(update={"messages": [result], "guardrail_held": {result.id: held}})
+        message.id = message.id or str(uuid4())
+        held = entry(message.model_copy(update={"content": text, "artifact": None}), verdict, by=self._by)
+        kept = {"guardrail_held": {message.id: held}}
+        if isinstance(result, ToolMessage):
+            return Command(update={"messages": [result], **kept})
+        return replace(result, update={**(result.update or {}), **kept})
+
+    def _waiting(self, result: Result) -> ToolMessage | None:
+        """Return the message that stands for what a person is asked about.
+
+        ``None``: it cannot be told from others, or the ``Command`` leads to where nobody would ask.
+        """
+        if len(self._held) != 1:
+            return None
+        if isinstance(result, ToolMessage):
+            return result
+        if result.goto or result.graph is not None or not isinstance(result.update, dict):
+            return None
+        messages = result.update.get("messages")
+        found = [said for said in messages if isinstance(said, ToolMessage)] if isinstance(messages, list) else []
+        return next((said for said in found if said.text == WAITING), None)
 
 
 def guarded_tool(tool: BaseTool, stage: ToolStage) -> GuardedTool:

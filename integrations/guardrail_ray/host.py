@@ -9,7 +9,7 @@ from typing import Protocol
 
 from guardrail_plugin import Guardian, InferencePool
 from guardrail_plugin.core.errors import ConfigError, GuardrailError, PoolClosed
-from guardrail_plugin.pool import GenerateRequest, PoolStats, ScoreRequest, ScoreResult
+from guardrail_plugin.pool import Account, GenerateRequest, PoolStats, ScoreRequest, ScoreResult
 from guardrail_ray.autoscaling import metrics
 from guardrail_ray.wire import Failed, to_wire
 
@@ -36,6 +36,10 @@ def load_guardians(pool: InferencePool, config: Config) -> None:
         raise ConfigError('config["guardians"] must be a list of folders, hub ids or "default"')
     for name in names:
         Guardian.load(None if name == "default" else str(name), pool=pool).check("warm up")
+
+
+def _least(wanted_s: float | None, most_s: float) -> float:
+    return most_s if wanted_s is None else min(wanted_s, most_s)
 
 
 class PoolHost:
@@ -69,25 +73,51 @@ class PoolHost:
         if old is not None:
             await old.aclose(drain_s=_DRAIN_S)
 
-    async def score(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResult | Failed]:
-        """Score a batch of one application among those of the others. Never raises: errors stand in the list."""
+    async def score(
+        self, requests: Sequence[ScoreRequest], timeout_s: float, accounts: Sequence[Account] = ()
+    ) -> list[ScoreResult | Failed]:
+        """Score a batch of one application among those of the others. Never raises: errors stand in the list.
+
+        Args:
+            timeout_s: for all of it.
+            accounts: the tenant of each request and what it may still take; empty: nobody's, ``timeout_s``.
+        """
+        groups: dict[Account, list[int]] = {}
+        for place, account in enumerate(accounts or [Account()] * len(requests)):
+            groups.setdefault(account, []).append(place)
+        outcomes: dict[int, ScoreResult | Failed] = {}
+        answers = [
+            self._score([requests[place] for place in places], account.tenant, _least(account.timeout_s, timeout_s))
+            for account, places in groups.items()
+        ]
+        for places, found in zip(groups.values(), await asyncio.gather(*answers), strict=True):
+            outcomes.update(zip(places, found, strict=True))
+        return [outcomes[place] for place in range(len(requests))]
+
+    async def _score(
+        self, requests: Sequence[ScoreRequest], tenant: str, timeout_s: float
+    ) -> list[ScoreResult | Failed]:
         while True:
             pool = self._current()
             try:
-                outcomes = await pool.ascore_many(requests, timeout_s=timeout_s)
+                outcomes = await pool.ascore_many(requests, timeout_s=timeout_s, tenant=tenant)
             except GuardrailError as error:
                 outcomes = [error] * len(requests)
             changed = pool is not self._pool
             if not (changed and any(isinstance(outcome, PoolClosed) for outcome in outcomes)):
                 return [outcome if isinstance(outcome, ScoreResult) else to_wire(outcome) for outcome in outcomes]
 
-    async def stream(self, request: GenerateRequest, timeout_s: float) -> AsyncGenerator[int | str | Failed, None]:
+    async def stream(
+        self, request: GenerateRequest, timeout_s: float, account: Account | None = None
+    ) -> AsyncGenerator[int | str | Failed, None]:
         """Yield token ids as they are decoded, then the finish reason or an error.
 
         Cancellation: stops the decode before its next step.
         """
         made = 0
-        tokens = self._current().astream(request, timeout_s=timeout_s)
+        account = account or Account()
+        left_s = _least(account.timeout_s, timeout_s)
+        tokens = self._current().astream(request, timeout_s=left_s, tenant=account.tenant)
         try:
             async for token_id in tokens:
                 made += 1

@@ -16,7 +16,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentResponseGenerator
 
 from guardrail_plugin.core.errors import GuardrailError, InferenceError, PoolOverloaded, ReplicaDead
-from guardrail_plugin.pool import GenerateRequest, ScoreRequest, ScoreResult
+from guardrail_plugin.pool import Account, GenerateRequest, ScoreRequest, ScoreResult
 from guardrail_ray.fleet import DEPLOYMENT
 from guardrail_ray.wire import Failed, from_wire
 
@@ -55,14 +55,14 @@ class Line:
         self._thread = threading.Thread(target=self._loop.run_forever, name="guardrail-ray", daemon=True)
         self._thread.start()
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult | Failed]:
+    def score(self, requests: Sequence[ScoreRequest], accounts: Sequence[Account]) -> list[ScoreResult | Failed]:
         """Ask one host.
 
         Raises:
             ReplicaDead: it is gone, or silent for too long.
             PoolOverloaded: Ray itself turned the call away.
         """
-        call = self._start(self._score(list(requests)))
+        call = self._start(self._score(list(requests), list(accounts)))
         try:
             return call.result(self._timeout_s + _GRACE_S)
         except FutureTimeout:
@@ -71,12 +71,14 @@ class Line:
         except Exception as error:
             raise in_our_words(error) from error
 
-    def stream(self, request: GenerateRequest, tell: Callable[[int | str | GuardrailError], None]) -> Future[None]:
+    def stream(
+        self, request: GenerateRequest, account: Account, tell: Callable[[int | str | GuardrailError], None]
+    ) -> Future[None]:
         """Decode on one host. ``tell`` hears each token id, then the finish reason or an error, in another thread.
 
         Cancelling the future stops the decode.
         """
-        return self._start(self._stream(request, tell))
+        return self._start(self._stream(request, account, tell))
 
     def close(self) -> None:
         """Cancel what runs and end the thread. Idempotent."""
@@ -88,8 +90,8 @@ class Line:
         if not self._thread.is_alive():
             self._loop.close()
 
-    async def _score(self, requests: list[ScoreRequest]) -> list[ScoreResult | Failed]:
-        response = self._handle.score.remote(requests, self._timeout_s)
+    async def _score(self, requests: list[ScoreRequest], accounts: list[Account]) -> list[ScoreResult | Failed]:
+        response = self._handle.score.remote(requests, self._timeout_s, accounts)
         try:
             outcomes: list[ScoreResult | Failed] = await response
         except asyncio.CancelledError:
@@ -97,8 +99,10 @@ class Line:
             raise
         return outcomes
 
-    async def _stream(self, request: GenerateRequest, tell: Callable[[int | str | GuardrailError], None]) -> None:
-        tokens = self._handle.options(stream=True).stream.remote(request, self._timeout_s)
+    async def _stream(
+        self, request: GenerateRequest, account: Account, tell: Callable[[int | str | GuardrailError], None]
+    ) -> None:
+        tokens = self._handle.options(stream=True).stream.remote(request, self._timeout_s, account)
         assert isinstance(tokens, DeploymentResponseGenerator)  # noqa: S101 - so says stream=True
         last: int | str | Failed = -1
         try:

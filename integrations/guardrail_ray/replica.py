@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from guardrail_plugin.core.errors import GuardrailError, ReplicaDead
-from guardrail_plugin.pool import Decode, FinishReason, GenerateRequest, ScoreRequest, ScoreResult, Token
+from guardrail_plugin.core.errors import GuardrailError, InferenceError, ReplicaDead
+from guardrail_plugin.pool import Account, Decode, FinishReason, GenerateRequest, ScoreRequest, ScoreResult, Token
 from guardrail_ray.line import Line
 from guardrail_ray.wire import Failed, from_wire
 
@@ -18,6 +18,9 @@ _REASONS: tuple[FinishReason, ...] = ("stop", "length", "cancelled")
 
 class RayReplica:
     """Speaks the replica protocol to an application of Ray Serve made by ``fleet``. Used by one thread.
+
+    Tenant and deadline of each request travel with it, so that hosts share themselves out among the tenants of all
+    applications and turn away what would come too late.
 
     Errors come over typed: ``PoolOverloaded`` with its ``retry_after_s``, ``InferenceError`` for a request on which the
     model fails, ``ReplicaDead`` when the host is gone; then the pool asks again, and Ray leads it to another host.
@@ -33,24 +36,36 @@ class RayReplica:
     def __init__(self, *, app: str = "guardrail", timeout_s: float = 30.0) -> None:
         self._line = Line(app, timeout_s=timeout_s)
         self._timeout_s = timeout_s
-        self._answered: dict[ScoreRequest, ScoreResult | Failed] = {}
+        self._answered: dict[tuple[ScoreRequest, str], ScoreResult | Failed] = {}  # by request and tenant
 
     def score(self, batch: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        """Score on nobody's account. See ``score_for``."""
+        return self.score_for(batch, [Account()] * len(batch))
+
+    def score_for(self, batch: Sequence[ScoreRequest], accounts: Sequence[Account]) -> list[ScoreResult]:
         """Score on one host. The pool halves a batch in which one request failed: what is known is not asked again."""
-        known = [self._answered.pop(request) for request in batch if request in self._answered]
+        asked = [(request, account.tenant) for request, account in zip(batch, accounts, strict=True)]
+        known = [self._answered.pop(one) for one in asked if one in self._answered]
         if len(known) != len(batch):
-            known = self._line.score(batch)
+            known = self._line.score(batch, accounts)
             self._answered.clear()
         failures = [outcome for outcome in known if isinstance(outcome, Failed)]
         if failures:
             if len(batch) > 1:
-                self._answered.update(zip(batch, known, strict=True))
+                self._answered.update(zip(asked, known, strict=True))
+            if len({outcome.kind if isinstance(outcome, Failed) else None for outcome in known}) > 1:
+                # The pool halves the batch. Were one tenant's overload raised here, it would be told to all of them.
+                raise InferenceError("requests of one batch ended in different ways")
             raise from_wire(failures[0])
         return [outcome for outcome in known if isinstance(outcome, ScoreResult)]
 
     def start(self, batch: Sequence[GenerateRequest]) -> Decode:
+        """Begin a decode per request, on nobody's account."""
+        return self.start_for(batch, [Account()] * len(batch))
+
+    def start_for(self, batch: Sequence[GenerateRequest], accounts: Sequence[Account]) -> Decode:
         """Begin a decode per request; hosts batch them with those of other applications."""
-        return RayDecode(self._line, batch, timeout_s=self._timeout_s)
+        return RayDecode(self._line, batch, accounts, timeout_s=self._timeout_s)
 
     def close(self) -> None:
         """Hang up."""
@@ -60,12 +75,15 @@ class RayReplica:
 class RayDecode:
     """Streams of several rows, read as they come."""
 
-    def __init__(self, line: Line, batch: Sequence[GenerateRequest], *, timeout_s: float) -> None:
+    def __init__(
+        self, line: Line, batch: Sequence[GenerateRequest], accounts: Sequence[Account], *, timeout_s: float
+    ) -> None:
         self._news: SimpleQueue[tuple[int, int | str | GuardrailError]] = SimpleQueue()
         self._glances = max(1, round(timeout_s / _GLANCE_S))
         self._idle = 0
         self._rows: dict[int, Future[None]] = {
-            row: line.stream(request, partial(self._tell, row)) for row, request in enumerate(batch)
+            row: line.stream(request, account, partial(self._tell, row))
+            for row, (request, account) in enumerate(zip(batch, accounts, strict=True))
         }
 
     def step(self) -> list[Token]:

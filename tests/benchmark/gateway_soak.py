@@ -127,6 +127,22 @@ async def load(url: str, *, rate: float, seconds: float) -> Tally:
     return tally
 
 
+async def watched_load(url: str, pid: int, *, rate: float, seconds: float) -> tuple[Tally, list[float]]:
+    """Send requests at a rate. Returns what became of them, and the gateway's memory in MB, minute by minute."""
+    memory: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(60.0)
+            memory.append(psutil.Process(pid).memory_info().rss / 1e6)
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await load(url, rate=rate, seconds=seconds), memory
+    finally:
+        watching.cancel()
+
+
 def kept(pid: int, url: str) -> tuple[float, int, float]:
     """Return the gateway's memory in MB, its open sockets, and the requests it still works on."""
     watched = psutil.Process(pid)
@@ -152,13 +168,14 @@ def main() -> int:
             ("2x load", options.rate * 2.5, options.overload_seconds),
             ("steady again", options.rate, min(30.0, options.minutes * 60)),
         ):
-            tally = asyncio.run(load(url, rate=rate, seconds=seconds))
+            tally, memory = asyncio.run(watched_load(url, pid, rate=rate, seconds=seconds))
             after = kept(pid, url)
             lost = sum(count for outcome, count in tally.outcomes.items() if outcome.startswith("lost"))
             print(f"{name}: {rate:g}/s for {seconds:g} s: {dict(tally.outcomes)}, p95 {tally.p95_s():.2f} s")
             print(
                 f"  memory {before[0]:.0f} -> {after[0]:.0f} MB, sockets {before[1]} -> {after[1]}, left {after[2]:g}"
             )
+            print(f"  memory by the minute: {' '.join(f'{held:.0f}' for held in memory)}", flush=True)
             failed |= bool(lost) or after[2] != 0 or after[0] - before[0] > GROWTH_MB
             failed |= name == "steady" and tally.outcomes["refused"] > 0
     print("FAILED" if failed else "held")

@@ -18,15 +18,19 @@ agents = pytest.importorskip("langchain.agents")
 guardrail_langchain = importlib.import_module("guardrail_langchain")
 
 
+def _clean(saver: Any) -> Any:
+    return guardrail_langchain.GuardedSaver(saver, until=["guardrail"])
+
+
 def with_middleware(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianProtocol, saver: Any) -> Any:
     rails = guardrail_langchain.GuardrailMiddleware(guardian=guardian)
-    return agents.create_agent(model, list(tools), middleware=[rails], checkpointer=saver)
+    return agents.create_agent(model, list(tools), middleware=[rails], checkpointer=_clean(saver))
 
 
 def stacked(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianProtocol, saver: Any) -> Any:
     made = guardrail_langchain.GuardrailMiddleware
     rails = [made(guardian=guardian), made(guardian=guardian, window=2)]
-    return agents.create_agent(model, list(tools), middleware=rails, checkpointer=saver)
+    return agents.create_agent(model, list(tools), middleware=rails, checkpointer=_clean(saver))
 
 
 def by_hand(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianProtocol, saver: Any) -> Any:
@@ -52,7 +56,7 @@ def by_hand(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianP
     graph.add_edge(START, "guardrail")
     graph.add_conditional_edges("model", tools_condition)
     graph.add_edge("tools", "model")
-    return graph.compile(checkpointer=saver)
+    return graph.compile(checkpointer=_clean(saver))
 
 
 @pytest.mark.parametrize("name", AGENT_CONTRACT)

@@ -93,6 +93,8 @@ async def test_the_agent_suite_reports_the_leak_of_langchains_own_pii_middleware
     assert found["no_unchecked_token_in_any_stream"] == "the forbidden text left by stream, mode messages"
     assert found["state_is_clean_after_block"] == "the forbidden text left in a checkpoint of invoke"
     assert found["tool_did_not_run"] == "invoke: the tool ran on harmful arguments"
+    leak = "the forbidden text left to a store, as a user turn, under invoke"
+    assert found["no_checkpoint_holds_a_blocked_text"] == leak
 
 
 def hand_built(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianProtocol, saver: Any) -> Any:
@@ -117,7 +119,11 @@ def hand_built(model: BaseChatModel, tools: Sequence[BaseTool], guardian: Guardi
     return graph.compile(checkpointer=saver)
 
 
-OF_THE_GRAPH = ("harmless_answers_still_stream", "a_blocked_turn_reaches_no_later_call")
+OF_THE_GRAPH = (
+    "harmless_answers_still_stream",
+    "a_blocked_turn_reaches_no_later_call",
+    "no_checkpoint_holds_a_blocked_text",
+)
 """``guard()`` lets nobody listen to what is inside, and does not change the graph's state; see test_agent_suite."""
 
 

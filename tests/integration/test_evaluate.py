@@ -43,7 +43,7 @@ def use(monkeypatch):
 
     def put(guardian):
         @contextmanager
-        def opened(source, *, policy=None, device=None):
+        def opened(source, *, policy=None, device=None, dtype="auto"):
             with InferencePool() as pool:
                 yield Session(guardian, pool, None if policy is None else Policy.from_toml(policy))
 

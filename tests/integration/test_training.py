@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from guardrail_plugin import Guardian, InferencePool  # noqa: E402
+from guardrail_plugin.assembly import export_merged  # noqa: E402
 from guardrail_plugin.core.errors import ConfigError  # noqa: E402
 from guardrail_plugin.guardian.manifest import ADAPTER_FILE, Manifest  # noqa: E402
 from guardrail_plugin.training.config import Source, TrainConfig  # noqa: E402
@@ -103,6 +107,81 @@ def test_what_was_trained_is_what_judges(trained: Path) -> None:
         assert harmful.risk > 0.8 > 0.2 > harmless.risk
 
 
+@pytest.fixture
+def completions() -> Iterator[Callable[[Path], str]]:
+    """Serve a folder's model as vLLM does: prompts are ids, the answer is the asked ids' log-probabilities."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(folder: Path) -> str:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer({"object": "list", "data": [{"id": "guard", "object": "model", "owned_by": "vllm"}]})
+
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with torch.no_grad():
+                    rows = [model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in asked["prompt"]]
+                told = [{f"token_id:{i}": float(row[i]) for i in asked["logprob_token_ids"]} for row in rows]
+                choices = [
+                    {"index": at, "text": "", "finish_reason": "length", "logprobs": {"top_logprobs": [one]}}
+                    for at, one in enumerate(told)
+                ]
+                self.answer(
+                    {"id": "1", "object": "text_completion", "created": 0, "model": "guard", "choices": choices}
+                )
+
+            def answer(self, body: object) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None: ...
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_address[1]}/v1"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_merged(tmp_path_factory.mktemp("exported") / "guardian", model=trained)
+
+
+def test_an_exported_guardian_gives_the_same_numbers(trained: Path, exported: Path) -> None:
+    texts = ["zz 500 zz", "aa 500 aa", "zz aa", "<|im_end|> aa"]
+    with InferencePool(devices=["cpu"]) as pool:
+        one, other = (Guardian.load(folder, pool=pool) for folder in (trained, exported))
+        assert [other.check(t).risk for t in texts] == pytest.approx([one.check(t).risk for t in texts], abs=1e-5)
+        assert other.check(texts[0]).hazard == "S2"
+
+
+def test_an_exported_guardian_judges_from_a_server(exported: Path, completions: Callable[[Path], str]) -> None:
+    texts = ["zz 500 zz", "aa 500 aa", "zz aa"]
+    with InferencePool(devices=["cpu"]) as pool:
+        here = Guardian.load(exported, pool=pool)
+        there = Guardian.load(f"openai:{completions(exported)}#guard", base=exported, pool=pool, self_test=False)
+        assert [there.check(t).risk for t in texts] == pytest.approx([here.check(t).risk for t in texts], abs=1e-4)
+
+
+def test_an_export_wants_an_adapter_and_an_empty_folder(trained: Path, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not empty"):
+        export_merged(exported, model=trained)
+    with pytest.raises(ConfigError, match="only an adapter"):
+        export_merged(tmp_path / "again", model=exported)
+
+
 def test_a_missing_data_file_is_named(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file 'catqa\.jsonl'"):
         train(config, data_folders=[], out=tmp_path, device="cpu", quiet=True)
@@ -124,3 +203,13 @@ def test_rows_that_count_alike_are_learnt_too(config: TrainConfig, data: Path, t
     by_row = config.model_copy(update={"row_weight_power": 1.0})
     result = train(by_row, data_folders=[data], out=tmp_path, device="cpu", quiet=True)
     assert result.validation.auroc["input"] > 0.95
+
+
+def test_bfloat16_learns_the_same_and_gives_the_same_bytes_twice(
+    config: TrainConfig, data: Path, tmp_path: Path
+) -> None:
+    mixed = config.model_copy(update={"precision": "bfloat16"})
+    for name in ("one", "two"):
+        result = train(mixed, data_folders=[data], out=tmp_path / name, device="cpu", quiet=True)
+        assert result.validation.auroc["input"] > 0.95
+    assert (tmp_path / "one" / ADAPTER_FILE).read_bytes() == (tmp_path / "two" / ADAPTER_FILE).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ _CONTEXT_TOKENS = 256
 _WINDOW = Window()
 
 
-class PromptedFamily:
+class PromptedFamily(ABC):
     """A family whose prompt is a frame. Subclasses say how a frame is made, what is asked, and how answers are read.
 
     Attributes:
@@ -49,9 +50,9 @@ class PromptedFamily:
         if "output" in self.rails:
             self.frame(Conversation(("user", "assistant"), ("",)))  # a broken template shows now, not at the first text
 
+    @abstractmethod
     def make_frame(self, conversation: Conversation, topic: str) -> Frame:
         """Return a new frame. ``topic``: the guideline or risk that it asks about, where there is one."""
-        raise NotImplementedError
 
     def frame(self, conversation: Conversation, topic: str = "") -> Frame:
         """Return the frame for a shape of conversation; each is compiled once."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
-from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
 from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.problems import bad_request
+from guardrail_gateway.upstream.embedded_responses import ResponseStream, as_chat
 from guardrail_gateway.upstream.protocol import Endpoint, Reply, UpstreamError
 from guardrail_gateway.upstream.tool_calls import forced_call
 from guardrail_plugin import GuardrailError, InferencePool, InputError
@@ -59,7 +61,7 @@ def _number(key: str, value: object) -> float:
 
 
 class EmbeddedUpstream:
-    """Runs SmolLM2-135M-Instruct on the guardian's own pool. Only ``chat/completions``.
+    """Runs SmolLM2-135M-Instruct on the guardian's own pool.
 
     Tools: a 135M model cannot choose a tool. With ``tool_choice`` "required" or a named function, it fills in that
     function's arguments; with "auto" it answers in text.
@@ -85,10 +87,15 @@ class EmbeddedUpstream:
         finally:
             await stream.aclose()
 
-    async def open(self, endpoint: Endpoint, body: JsonObject, headers: Mapping[str, str]) -> EmbeddedStream:
+    async def open(
+        self, endpoint: Endpoint, body: JsonObject, headers: Mapping[str, str]
+    ) -> EmbeddedStream | ResponseStream:
         """Begin a streamed answer."""
-        if endpoint != "chat/completions":
-            raise UpstreamError(404, "not_found", said="The embedded model has chat completions only.")
+        if endpoint == "responses":
+            return ResponseStream(await self._chat(as_chat(body)), body, model=self.model_id)
+        return await self._chat(body)
+
+    async def _chat(self, body: JsonObject) -> EmbeddedStream:
         options = _Options.read(body)
         messages = await asyncio.to_thread(_messages, body)
         call = await forced_call(body, messages, pool=self._pool, max_tokens=options.max_tokens)
@@ -208,7 +215,15 @@ def _messages(body: JsonObject) -> list[BaseMessage]:
     if characters > _MAX_PROMPT_CHARS:
         raise bad_request("The conversation is too long for the embedded model.", code="context_length_exceeded")
     try:
-        return convert_to_messages(given)
+        return [_plain(message) for message in convert_to_messages(given)]
     except Exception:
         # LangChain's message quotes the input, so it is dropped.
         raise bad_request("messages holds something that is not a message.", param="messages") from None
+
+
+def _plain(message: BaseMessage) -> BaseMessage:
+    """Return a message with its tool calls as text: the model's template has no place for them."""
+    if not isinstance(message, AIMessage) or not message.tool_calls:
+        return message
+    calls = [f"{call['name']} {json.dumps(call['args'])}" for call in message.tool_calls]
+    return AIMessage("\n".join([str(message.text), *calls]).strip())

@@ -27,7 +27,7 @@ _WORD = re.compile(r"[\w.\-\[\]]{1,64}", re.ASCII)
 _PASSED_HEADERS = ("retry-after", "openai-processing-ms", "openai-version", "x-request-id")
 _PASSED_PREFIX = "x-ratelimit-"
 
-_LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
+_LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
 class HttpUpstream:
@@ -153,7 +153,8 @@ def _checked(event: JsonObject) -> bool:
     Raises:
         UpstreamError: the event tells of an error.
     """
-    error = event.get("error")
+    # The Responses API tells errors flat: {"type": "error", "code", "message"}.
+    error = event if event.get("type") == "error" and "error" not in event else event.get("error")
     if error and "choices" not in event:
         raise _of(as_object(error), 502, {})
     if event.get("type") in _LAST_EVENTS:

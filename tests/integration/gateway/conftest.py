@@ -44,6 +44,20 @@ SCRIPTS: dict[str, Script] = {
     "evil call": Script(
         deltas=({"type": "function_call", "id": "f", "call_id": "c", "status": "completed", **CALLED},)
     ),
+    "evil event": Script(events=({"type": "response.new_kind", "item_id": "i", "notes": ["a bomb is hidden here"]},)),
+    "evil pieces": Script(
+        events=tuple({"type": "response.code.delta", "item_id": "i", "delta": piece} for piece in ("bo", "mb"))
+    ),
+    "evil item": Script(
+        events=({"type": "response.output_item.done", "output_index": 1, "item": {"type": "note", "text": "a bomb"}},)
+    ),
+    "known events": Script(
+        deltas=SENTENCES,
+        events=(
+            {"type": "response.web_search_call.completed", "item_id": "i", "output_index": 1},
+            {"type": "response.function_call_arguments.delta", "item_id": "f", "delta": "The first sentence is"},
+        ),
+    ),
     "known fields": Script(extra={"x_seen": {"count": 3}, "service_tier": "default"}),
     "error 400": Script(status=400, error={"message": "Too long by far.", "code": "context_length_exceeded"}),
     "error bad": Script(status=400, error={"message": "You wrote: bomb", "code": "invalid_value"}),
@@ -52,6 +66,7 @@ SCRIPTS: dict[str, Script] = {
     "die": Script(deltas=HALF, die_after=3),
     "hang": Script(deltas=HALF, hang_after=3),
     "tell": Script(deltas=HALF, tell_after=3, error={"message": "Oh no.", "code": "server_error"}),
+    "swear": Script(deltas=HALF, tell_after=3, error={"message": "You wrote: bomb", "code": "server_error"}),
     "cut": Script(deltas=HALF, end_after=3),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ import pytest
 
 from guardrail_gateway import GatewaySettings, create_app, read_keys
 from guardrail_gateway.testing import Script, ScriptedUpstream, serving
+from guardrail_plugin.observe import RailEvent, RequestEvent
 from guardrail_plugin.testing import allow_all
 
 KEY, OTHER = "alpha-0123456789abcdef", "beta-0123456789abcdef"
@@ -96,6 +98,29 @@ def test_the_clients_key_stays_at_the_door(http: httpx2.Client, behind: tuple[Sc
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_health_needs_no_key(http: httpx2.Client, path: str) -> None:
     assert http.get(path, headers={"authorization": ""}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["rebound.example", "rebound.example:8100", "127.0.0.1.evil.example", "10.0.0.7"])
+@pytest.mark.parametrize("path", [CHAT, "/metrics", "/healthz", "/v1/models"])
+def test_a_page_that_rebinds_its_name_is_turned_away(http: httpx2.Client, host: str, path: str) -> None:
+    answer = http.request("POST" if path == CHAT else "GET", path, headers={"host": host}, content=json.dumps(HELLO))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (421, "host_not_allowed")
+    assert "--allowed-host" in answer.json()["error"]["message"]
+    assert host not in answer.text
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:1", "127.0.0.1", "127.1.2.3:80", "[::1]:8100", "app.localhost."]
+)
+def test_this_machines_own_names(http: httpx2.Client, host: str) -> None:
+    assert http.post(CHAT, json=HELLO, headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "hosts", [b"", b"host:\r\n", b"host: a b\r\n", b"host: localhost\r\nhost: rebound.example\r\n", b"host: @\r\n"]
+)
+def test_a_request_that_names_no_one_host(http: httpx2.Client, door: str, hosts: bytes) -> None:
+    assert raw(door, b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n").startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +207,8 @@ def raw(url: str, sent: bytes) -> bytes:
         return said
 
 
-HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n".encode()
+JSON = "content-type: application/json\r\n"
+HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n{JSON}".encode()
 
 
 @pytest.mark.parametrize(
@@ -214,6 +240,40 @@ def test_many_slow_clients_do_not_keep_others_out(http: httpx2.Client, door: str
     finally:
         for connection in slow:
             connection.close()
+
+
+class Ends:
+    """An observer that tells when a request has ended."""
+
+    def __init__(self) -> None:
+        self.happened = threading.Event()
+        self.error: str | None = None
+
+    def rail(self, event: RailEvent) -> None:
+        """Nothing to note."""
+
+    def request(self, event: RequestEvent) -> None:
+        """Note the end."""
+        self.error = event.error
+        self.happened.set()
+
+
+def test_a_client_that_does_not_read_is_cut_off(behind: tuple[ScriptedUpstream, str]) -> None:
+    ends = Ends()
+    settings = GatewaySettings(upstream=behind[1], port=0, write_timeout_s=0.5, rails=("input",))
+    behind[0].script = Script(deltas=["word " * 10_000] * 200)
+    try:
+        with (
+            serving(create_app(settings, guardian=allow_all(), observers=[ends]), settings) as url,
+            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=20.0) as connection,
+        ):
+            content = json.dumps({**HELLO, "stream": True}).encode()
+            connection.sendall(HEAD + f"content-length: {len(content)}\r\n\r\n".encode() + content)
+            assert ends.happened.wait(60.0)
+            assert ends.error == "client_gone"
+            assert httpx2.post(f"{url}{CHAT}", json={**HELLO, "n": 0}, trust_env=False).status_code == 400
+    finally:
+        behind[0].script = Script()
 
 
 @pytest.fixture

@@ -48,6 +48,62 @@ def test_normal_streamed_and_blocked(embedded: openai.OpenAI) -> None:
     assert blocked.choices[0].message.content
 
 
+def test_responses(embedded: openai.OpenAI) -> None:
+    answer = embedded.responses.create(model="any", input=KIND, instructions="Be brief.", max_output_tokens=24)
+    assert answer.output_text
+    assert answer.usage is not None
+    assert 0 < answer.usage.output_tokens <= 24
+    assert answer.status in ("completed", "incomplete")
+    turns: list[Any] = [{"role": "developer", "content": "Be brief."}, *user(KIND)]
+    events = list(embedded.responses.create(model="any", input=turns, max_output_tokens=24, stream=True))
+    whole = events[-1]
+    assert whole.type in ("response.completed", "response.incomplete")
+    assert whole.response.output_text == answer.output_text
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert sum(event.type == "response.output_text.delta" for event in events) > 1
+    for event in embedded.responses.create(model="any", input=CRUEL, stream=True):
+        last = event
+    assert last.type == "response.incomplete"
+    assert last.response.incomplete_details is not None
+    assert last.response.incomplete_details.reason == "content_filter"
+
+
+def test_a_named_tool_is_called_as_a_response(embedded: openai.OpenAI) -> None:
+    parameters = {"type": "object", "properties": {"unit": {"type": "string", "enum": ["celsius", "fahrenheit"]}}}
+    tool: Any = {"type": "function", "name": "weather", "parameters": parameters, "strict": False}
+    choice: Any = {"type": "function", "name": "weather"}
+    asked = {"model": "any", "input": "Is it warm in Paris?", "tools": [tool], "tool_choice": choice}
+    [call] = embedded.responses.create(**asked).output
+    assert call.type == "function_call"
+    assert set(json.loads(call.arguments)) == {"unit"}
+    with embedded.responses.stream(**asked) as stream:
+        list(stream)
+        [streamed] = stream.get_final_response().output
+    assert streamed.type == "function_call"
+    assert streamed.arguments == call.arguments
+    turns: list[Any] = [
+        *user("Is it warm in Paris?"),
+        {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments},
+        {"type": "function_call_output", "call_id": call.call_id, "output": "It is 21 degrees."},
+    ]
+    assert embedded.responses.create(model="any", input=turns, max_output_tokens=16).output_text
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"text": {"format": {"type": "json_object"}}}, "text"),
+        ({"input": [*user("hi"), {"type": "computer_call", "id": "c"}]}, "input"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+    ],
+)
+def test_what_the_embedded_model_cannot_do(embedded: openai.OpenAI, more: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        embedded.responses.create(**{"model": "any", "input": KIND, **more})
+    assert caught.value.param == param
+
+
 def test_a_named_tool_is_called(embedded: openai.OpenAI) -> None:
     parameters = {
         "type": "object",

@@ -43,7 +43,7 @@ def test_a_blocked_question(client: openai.OpenAI, behind: ScriptedUpstream, giv
     assert not behind.bodies
 
 
-@pytest.mark.parametrize("question", ["evil answer", "evil call"])
+@pytest.mark.parametrize("question", ["evil answer", "evil call", "evil field"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_blocked_text_is_on_the_wire(http: httpx2.Client, question: str, stream: bool) -> None:
     raw = http.post("/v1/responses", json={"model": "m", "input": question, "stream": stream}).text
@@ -51,6 +51,31 @@ def test_no_blocked_text_is_on_the_wire(http: httpx2.Client, question: str, stre
     assert SAFEGUARD in raw
     assert '"reason":"content_filter"' in raw
     assert "function_call" not in raw
+
+
+@pytest.mark.parametrize("question", ["evil event", "evil pieces", "evil item"])
+def test_events_of_other_kinds_wait_for_their_verdict(http: httpx2.Client, question: str) -> None:
+    raw = http.post("/v1/responses", json={"model": "m", "input": question, "stream": True}).text
+    assert "bomb" not in raw
+    assert '"mb"' not in raw
+    assert "response.completed" not in raw
+    assert SAFEGUARD in raw
+
+
+def test_events_that_repeat_the_answer_cost_no_check(http: httpx2.Client, guardian: ScriptedGuardian) -> None:
+    def checked(question: str) -> list[str]:
+        guardian.batches.clear()
+        raw = http.post("/v1/responses", json={"model": "m", "input": question, "stream": True}).text
+        assert "response.completed" in raw
+        return [check.text for check in guardian.checks if check.rail == "output"]
+
+    assert checked("known events") == checked("hi")
+
+
+def test_text_leaves_before_the_answer_is_complete(http: httpx2.Client) -> None:
+    with http.stream("POST", "/v1/responses", json={"model": "m", "input": "hang", "stream": True}) as answer:
+        seen = next(line for line in answer.iter_lines() if '"delta":"The first' in line)
+    assert "unfinished" not in seen
 
 
 def test_a_blocked_stream_is_one_that_clients_can_follow(client: openai.OpenAI) -> None:
@@ -76,7 +101,13 @@ def test_tool_outputs_are_withheld(client: openai.OpenAI, behind: ScriptedUpstre
 
 @pytest.mark.parametrize(
     ("question", "code"),
-    [("die", "upstream_unreachable"), ("hang", "upstream_timeout"), ("cut", "upstream_broke_off")],
+    [
+        ("die", "upstream_unreachable"),
+        ("hang", "upstream_timeout"),
+        ("tell", "server_error"),
+        ("swear", "server_error"),
+        ("cut", "upstream_broke_off"),
+    ],
 )
 def test_broken_streams(http: httpx2.Client, guardian: ScriptedGuardian, question: str, code: str) -> None:
     guardian.batches.clear()
@@ -84,6 +115,7 @@ def test_broken_streams(http: httpx2.Client, guardian: ScriptedGuardian, questio
     assert f'"code":"{code}"' in raw
     assert "event: error" in raw
     assert "response.completed" not in raw
+    assert "bomb" not in raw
     told = [json.loads(line[6:]) for line in raw.splitlines() if line.startswith("data: ")]
     left = "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
     judged = [check.text for check in guardian.checks if check.rail == "output"]
@@ -97,11 +129,49 @@ def test_broken_streams(http: httpx2.Client, guardian: ScriptedGuardian, questio
         {"model": "m", "input": []},
         {"model": "m", "input": "hi", "background": True},
         {"model": "m", "input": 3},
+        {"model": "m", "input": "hi", "stream": "yes"},
     ],
 )
 def test_what_cannot_be_judged_is_refused(http: httpx2.Client, behind: ScriptedUpstream, body: dict[str, Any]) -> None:
     assert http.post("/v1/responses", json=body).status_code == 400
     assert not behind.bodies
+
+
+def test_items_of_unknown_kinds_are_judged(http: httpx2.Client, behind: ScriptedUpstream) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"type": "new_kind", "text": "a bomb"}]
+    assert SAFEGUARD in http.post("/v1/responses", json={"model": "m", "input": turns}).text
+    assert not behind.bodies
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("question", "status", "code"),
+    [
+        ("error 400", 400, "context_length_exceeded"),
+        ("error bad", 400, "invalid_value"),
+        ("error 500", 500, "server_error"),
+        ("busy", 429, "overloaded"),
+        ("dead", 503, "unavailable"),
+    ],
+)
+def test_errors(http: httpx2.Client, question: str, status: int, code: str, stream: bool) -> None:
+    answer = http.post("/v1/responses", json={"model": "m", "input": question, "stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert "bomb" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "code"), [("hang", 504, "upstream_timeout"), ("die", 500, "upstream_error")]
+)
+def test_a_silent_or_broken_upstream(http: httpx2.Client, question: str, status: int, code: str) -> None:
+    answer = http.post("/v1/responses", json={"model": "m", "input": question})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_a_long_history(http: httpx2.Client, behind: ScriptedUpstream) -> None:
+    turns = [{"role": ("user", "assistant")[n % 2], "content": "a"} for n in range(9_999)]
+    assert http.post("/v1/responses", json={"model": "m", "input": turns}).status_code == 200
+    assert len(behind.bodies[-1]["input"]) == 9_999
 
 
 def test_a_stored_prompts_variables_are_judged(http: httpx2.Client, behind: ScriptedUpstream) -> None:

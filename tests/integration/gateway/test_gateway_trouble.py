@@ -55,6 +55,7 @@ def test_a_silent_or_broken_upstream(http: httpx2.Client, question: str, status:
         ("die", "upstream_unreachable"),
         ("hang", "upstream_timeout"),
         ("tell", "server_error"),
+        ("swear", "server_error"),
         ("cut", "upstream_broke_off"),
     ],
 )
@@ -66,6 +67,7 @@ def test_a_stream_that_breaks_off_ends_in_an_error(
     told = events(raw)
     assert told[-1]["error"]["code"] == code
     assert "[DONE]" not in raw
+    assert "bomb" not in raw
     assert not any(choice["finish_reason"] for event in told for choice in event.get("choices", ()))
     left = "".join(c["delta"].get("content") or "" for event in told for c in event.get("choices", ()))
     judged = [check.text for check in guardian.checks if check.rail == "output"]

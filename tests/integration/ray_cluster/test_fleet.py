@@ -13,7 +13,7 @@ import ray
 
 from guardrail_plugin import ConfigError, InferencePool
 from guardrail_plugin.core.errors import GuardianTimeout, InferenceError, PoolClosed, PoolOverloaded, ReplicaDead
-from guardrail_plugin.pool import GenerateRequest, ScoreRequest, ScoreResult
+from guardrail_plugin.pool import Account, GenerateRequest, ScoreRequest, ScoreResult
 from guardrail_plugin.testing import ScriptedReplica
 from guardrail_ray import PoolHost, QueuedTokensPolicy, RayPool, RayReplica, fleet, load_guardians
 from guardrail_ray.autoscaling import BUSY, QUEUED_TOKENS
@@ -161,7 +161,7 @@ def test_what_a_host_has_answered_is_not_asked_again_when_the_pool_halves_a_batc
     class OneCall:
         calls = 0
 
-        def score(self, requests: Any) -> list[ScoreResult | Failed]:
+        def score(self, requests: Any, accounts: Any) -> list[ScoreResult | Failed]:
             self.calls += 1
             return [Failed("overloaded", "full", 1.5) if r.input_ids == (2,) else ScoreResult((0.5,)) for r in requests]
 
@@ -169,12 +169,39 @@ def test_what_a_host_has_answered_is_not_asked_again_when_the_pool_halves_a_batc
     replica._line = line = OneCall()  # type: ignore[assignment]
     replica._answered = {}
     batch = [ScoreRequest("m", (i,), (3,)) for i in range(4)]
-    with pytest.raises(PoolOverloaded):
+    with pytest.raises(InferenceError, match="different ways"):  # not PoolOverloaded, which all would be told
         replica.score(batch)
     assert replica.score(batch[:2]) == [ScoreResult((0.5,))] * 2
-    with pytest.raises(PoolOverloaded):
+    with pytest.raises(InferenceError):
         replica.score(batch[2:])
     with pytest.raises(PoolOverloaded, match=r"retry in 1\.50 s"):
         replica.score(batch[2:3])
     assert replica.score(batch[3:]) == [ScoreResult((0.5,))]
     assert line.calls == 1
+
+
+async def test_a_host_keeps_tenants_and_deadlines_of_all_applications() -> None:
+    asked: list[tuple[tuple[int, ...], str | None, float | None]] = []
+
+    class Noting(InferencePool):
+        async def ascore_many(self, requests: Any, **terms: Any) -> list[ScoreResult | Exception]:
+            asked.extend((r.input_ids, terms["tenant"], terms["timeout_s"]) for r in requests)
+            return await super().ascore_many(requests, **terms)
+
+        def astream(self, request: GenerateRequest, **terms: Any) -> Any:
+            asked.append((request.input_ids, terms["tenant"], terms["timeout_s"]))
+            return super().astream(request, **terms)
+
+    made = PoolHost(load, partial(Noting, replicas=1, devices=["cpu"]))
+    await made.reconfigure({"version": 1})
+    requests = [ScoreRequest("m", (first,), (3,)) for first in (1, 202, 3, 4)]
+    accounts = [Account("a", 2.0), Account("b", 2.0), Account("a", 2.0), Account("", None)]
+    found = await made.score(requests, 5.0, accounts)
+    assert [type(one) for one in found] == [ScoreResult, Failed, ScoreResult, ScoreResult]
+    assert asked == [((1,), "a", 2.0), ((3,), "a", 2.0), ((202,), "b", 2.0), ((4,), "", 5.0)]
+    asked.clear()
+    request = GenerateRequest("m", (1,), 3)
+    assert [item async for item in made.stream(request, 5.0, Account("c", 9.0))][-1] == "length"
+    assert asked == [((1,), "c", 5.0)]
+    assert pickle.loads(pickle.dumps(accounts)) == accounts  # noqa: S301 - what Ray does
+    await made.__del__()

@@ -15,9 +15,20 @@ pytest.importorskip("torch")
 
 from typer.testing import CliRunner
 
+from guardrail_plugin.bench import contenders as bench_contenders
 from guardrail_plugin.bench import extras, grid
 from guardrail_plugin.bench import run as bench_run
-from guardrail_plugin.bench.cells import CONTENDERS, GENERIC, NAIVE, PACKED, Cell, Skip, verdict_cells
+from guardrail_plugin.bench.cells import (
+    CONTENDERS,
+    GENERIC,
+    NAIVE,
+    NAIVE_BF16,
+    PACKED,
+    PACKED_BF16,
+    Cell,
+    Skip,
+    verdict_cells,
+)
 from guardrail_plugin.bench.contenders import Bench, Contender, SkippedError
 from guardrail_plugin.bench.figures import GOALS, cell_table, goal_table, lines_of, verdict_figures
 from guardrail_plugin.bench.load import Ask, make_load, tree_cpu_s
@@ -78,6 +89,35 @@ def test_who_cannot_run_is_skipped_once_with_the_reason(bench: Bench) -> None:
     assert found[0] == Skip("absent", "it is not installed")
     assert [type(one) for one in found[1:]] == [Cell] * 3
     assert asked == ["opened"]
+
+
+HALVES = tuple(contender for contender in CONTENDERS if contender.name in (NAIVE_BF16, PACKED_BF16))
+
+
+def test_the_pair_in_bfloat16_runs_on_weights_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_contenders, "cpu_multiplies_bfloat16", lambda: True)
+    formats = [str(one.bench_of(bench).model.dtype) for one in (OURS[0], *HALVES)]
+    assert formats == ["torch.float32", "torch.bfloat16", "torch.bfloat16"]
+    found = [one for one in verdict_cells(bench, HALVES, rounds=1, concurrencies=(4,)) if isinstance(one, Cell)]
+    assert [(c.contender, c.concurrency) for c in found] == [(NAIVE_BF16, 1), (PACKED_BF16, 4)]
+
+
+def test_the_pair_is_skipped_where_the_cpu_has_no_bfloat16(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_contenders, "cpu_multiplies_bfloat16", lambda: False)
+    found = list(verdict_cells(bench, HALVES, rounds=2, concurrencies=(1,)))
+    assert found == [Skip(one.name, "this CPU has no instructions for bfloat16") for one in HALVES]
+
+
+def test_formats_are_compared_by_processor_time_and_rounding_breaks_no_promise() -> None:
+    cells = [cell(NAIVE, 1, 0.2), cell(PACKED, 8, 0.5)]
+    cells += [cell(NAIVE_BF16, 1, 0.4, answers=(1, 1)), cell(PACKED_BF16, 8, 1.0, answers=(1, 1))]
+    figures = verdict_figures(cells)
+    assert figures["verdicts that differ from naive"] == 0
+    assert figures["naive, processor time of float32 / bfloat16"] == pytest.approx(2.0)
+    assert figures["packed, processor time of float32 / bfloat16, 8 concurrent"] == pytest.approx(2.0)
+    assert figures["packed vs naive, both bfloat16, 8 concurrent"] == pytest.approx(2.5)
+    assert figures["packed, bfloat16: share of verdicts unlike naive transformers"] == pytest.approx(0.5)
+    assert figures["packed, bfloat16: share of verdicts unlike naive transformers, bfloat16"] == 0
 
 
 def test_batched_runs_around_the_same_engine(bench: Bench) -> None:

@@ -40,7 +40,9 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def put(guardian: GuardianProtocol) -> None:
         @contextmanager
-        def opened(source: str | None, *, policy: Path | None = None, device: str | None = None) -> Iterator[Session]:
+        def opened(
+            source: str | None, *, policy: Path | None = None, device: str | None = None, dtype: str = "auto"
+        ) -> Iterator[Session]:
             with InferencePool() as pool:
                 yield Session(guardian, pool, None if policy is None else Policy.from_toml(policy))
 

@@ -47,6 +47,19 @@ def test_a_harmful_text_is_named_and_answered(guardrail: Invoke, use: Use) -> No
         assert part in result.stdout
 
 
+@pytest.mark.parametrize("command", [("check", BOMB), ("chat",), ("evaluate", "x.jsonl", "--out", "o")])
+def test_an_unknown_number_format_is_an_error(guardrail: Invoke, command: tuple[str, ...]) -> None:
+    result = guardrail(*command, "--dtype", "bf16")
+    assert result.exit_code == 2
+    assert "did you mean 'bfloat16'?" in " ".join(result.stderr.split())
+
+
+def test_a_baseline_has_no_number_format_to_choose(guardrail: Invoke) -> None:
+    result = guardrail("evaluate", "x.jsonl", "--out", "o", "--guardian", "baseline:tfidf", "--dtype", "bfloat16")
+    assert result.exit_code == 2
+    assert "--dtype is for guardians" in result.stderr
+
+
 def test_a_harmless_text_is_not_answered(guardrail: Invoke, use: Use) -> None:
     guardian = ScriptedGuardian(by_word)
     use(guardian)

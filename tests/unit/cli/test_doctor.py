@@ -103,7 +103,19 @@ def test_device_dtype_and_threads() -> None:
     pytest.importorskip("torch")
     found = by_name(list(hardware()))
     assert set(found) == {"device", "dtype", "CPU threads"}
-    assert found["dtype"].detail in ("float32", "bfloat16")
+    assert found["dtype"].detail.partition(";")[0] in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_cpu_that_multiplies_bfloat16_is_told_of(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from guardrail_plugin.models import load
+
+    monkeypatch.setattr(load, "default_device", lambda: "cpu")
+    monkeypatch.setattr(load, "cpu_multiplies_bfloat16", lambda: faster)
+    detail = by_name(list(hardware()))["dtype"].detail
+    assert detail.startswith("float32")
+    assert ('dtype="bfloat16"' in detail) == faster
 
 
 def manifest(folder: Path, **changes: Any) -> None:

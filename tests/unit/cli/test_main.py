@@ -92,15 +92,18 @@ def test_help_is_what_the_readme_shows(guardrail: Invoke) -> None:
     result = guardrail("--help")
     assert result.stdout.startswith(HELP)
     commands = result.stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands if line.strip()][:5] == ["check", "chat", "train", "mix", "doctor"]
+    assert [line.split()[0] for line in commands if line.strip()][:6] == [
+        *("check", "chat", "train", "mix", "export", "doctor")
+    ]
 
 
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("check", "--file --json --no-response --rail --policy --guardian --device --batch-size --output"),
-        ("chat", "--model --system --max-tokens --temperature --policy --guardian --device"),
+        ("check", "--file --json --no-response --rail --policy --guardian --device --dtype --batch-size --output"),
+        ("chat", "--model --system --max-tokens --temperature --policy --guardian --device --dtype"),
         ("train", "--out --data --config --base --max-steps --device --resume --fresh --quiet"),
+        ("export", "--out --model --base --dtype"),
         ("doctor", "--json --online"),
     ],
 )

@@ -35,6 +35,7 @@ def run(*arguments: str, **environment: str) -> tuple[int, str]:
         (["--host", "0.0.0.0"], "give keys"),  # noqa: S104  refused, that is the test
         (["--upstream", "nowhere"], "upstream must be"),
         (["--keys", "no-such-file"], "cannot read"),
+        (["--allowed-host", "http://a.example"], "host names"),
         (["--audit-text"], "needs --audit"),
     ],
 )

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from langchain_core.messages import HumanMessage, SystemMessage  # noqa: E402
 
 import guardrail_plugin  # noqa: E402
-from guardrail_plugin import InferencePool, SoftPromptMismatch  # noqa: E402
+from guardrail_plugin import ConfigError, InferencePool, SoftPromptMismatch  # noqa: E402
 from guardrail_plugin.dro import ChatSplice, SoftPrompt, SoftPromptChatModel  # noqa: E402
 from guardrail_plugin.dro.load import load_chat_model  # noqa: E402
 from guardrail_plugin.dro.soft_chat import SoftPromptReplica, with_soft_rows  # noqa: E402
@@ -122,3 +122,15 @@ def test_another_models_prompt_is_refused_at_once(tiny_base: Path) -> None:
 
 def test_it_is_exported_where_users_look() -> None:
     assert guardrail_plugin.SoftPromptChatModel is SoftPromptChatModel
+
+
+def test_the_number_format_is_the_callers(tiny_base: Path, soft: SoftPrompt) -> None:
+    with InferencePool(devices=["cpu"]) as pool:
+        one, other = (
+            SoftPromptChatModel(model=tiny_base, soft_prompt=soft, pool=pool, max_tokens=2, dtype=dtype)
+            for dtype in ("float32", "bfloat16")
+        )
+        assert one._chat.key != other._chat.key
+        assert isinstance(other.invoke("Hi").content, str)
+    with pytest.raises(ConfigError, match="float8"):
+        SoftPromptChatModel(model=tiny_base, soft_prompt=soft, pool=InferencePool(), dtype="float8")

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
+from starlette.datastructures import Headers
 
 from guardrail_gateway import ApiKey, GatewaySettings, Problem, UpstreamError, rails_named, read_keys
+from guardrail_gateway.hosts import Hosts
 from guardrail_gateway.keys import caller
 from guardrail_gateway.limits import Limits
 from guardrail_gateway.reading import as_message, read_question, read_tool_outputs, tail
@@ -37,6 +39,11 @@ KEY = "0123456789abcdef"
         {"upstream_timeout_s": 0},
         {"request_timeout_s": float("nan")},
         {"context_turns": -1},
+        {"allowed_hosts": "example.org"},
+        {"allowed_hosts": ("http://example.org",)},
+        {"allowed_hosts": ("example.org:80",)},
+        {"allowed_hosts": ("*example.org",)},
+        {"allowed_hosts": ("",)},
         {"keys": read_keys([f"a:{KEY}", f"a:{KEY}2"])},
     ],
 )
@@ -73,6 +80,28 @@ def test_callers() -> None:
     for wrong in ("", "Bearer ", f"Basic {KEY}", f"Bearer {KEY}\ud800"):
         with pytest.raises(Problem):
             caller(wrong, keys)
+
+
+@pytest.mark.parametrize(
+    ("more", "passes", "refused"),
+    [
+        ({}, ["localhost", "127.0.0.1:8100", "[::1]"], ["example.org", "10.0.0.7"]),
+        ({"allowed_hosts": ("gate.Example.org",)}, ["localhost", "GATE.example.org:443"], ["example.org", "a.b"]),
+        ({"allowed_hosts": ("*.example.org",)}, ["a.example.org", "a.b.example.org"], ["example.org", "xexample.org"]),
+        ({"allowed_hosts": ("fd00::1",)}, ["[fd00::1]:80"], ["[fd00::2]"]),
+        ({"allowed_hosts": ("*",)}, ["example.org", ""], []),
+        ({"host": "0.0.0.0", "keys": read_keys([KEY])}, ["example.org", ""], []),  # noqa: S104
+        ({"host": "0.0.0.0", "keys": read_keys([KEY]), "allowed_hosts": ("a.b",)}, ["a.b"], ["b.a"]),  # noqa: S104
+    ],
+)
+def test_hosts(more: dict[str, Any], passes: list[str], refused: list[str]) -> None:
+    hosts = Hosts(GatewaySettings(**more))
+    for host in passes:
+        hosts.check(Headers({"host": host}))
+    for host in refused:
+        with pytest.raises(Problem) as caught:
+            hosts.check(Headers({"host": host}))
+        assert caught.value.status == 421
 
 
 def test_rails_by_name() -> None:

@@ -124,6 +124,7 @@ def test_a_pool_that_was_never_entered_can_be_closed() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     assert room.__all__ == [
+        "Account",
         "Decode",
         "Distribution",
         "FinishReason",
@@ -134,6 +135,7 @@ def test_the_public_names_are_pinned() -> None:
         "PlacedFactory",
         "PoolStats",
         "PrefixStats",
+        "RelayReplica",
         "Replica",
         "ReplicaFactory",
         "Request",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.training.compose import Frame, Topic, compose, fill, gerund, load_frames, load_topics, reframed
 from guardrail_plugin.training.config import Compose, Source, TrainConfig
 from guardrail_plugin.training.mix import epoch_examples, read_pools
@@ -159,3 +160,11 @@ def test_a_typo_in_a_recipe_is_an_error_with_a_suggestion(tmp_path: Path) -> Non
     (tmp_path / "r.toml").write_text("lambda_respnse = 1.0")
     with pytest.raises(ConfigError, match="did you mean 'lambda_response'"):
         TrainConfig.from_toml(tmp_path / "r.toml")
+
+
+def test_refusals_only_keeps_the_responses_that_decline_in_words() -> None:
+    every = read_pools(TrainConfig(), []).responses
+    declining = read_pools(TrainConfig(refusals_only=True), []).responses
+    kept, written = ({text for rows in found.values() for _, text in rows} for found in (declining, every))
+    assert all(map(is_refusal, kept))
+    assert kept == {text for text in written if is_refusal(text)} != written
