@@ -17,7 +17,7 @@ GuardianOption: TypeAlias = Annotated[
         envvar="GUARDRAIL_GUARDIAN",
         metavar="PATH|HUB",
         help="Folder, hub id or openai: address of a guardian, with FAMILY@ in front where it is not recognised (see: "
-        "guardrail models). Default: the embedded one.",
+        "guardrail models), or a TOML file that describes one. Default: the embedded one.",
     ),
 ]
 PolicyOption: TypeAlias = Annotated[

@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, GuardianError, GuardianTimeout, PoolError
+from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import Rail, Verdict
-from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of
+from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of, taxonomy_of
 
 OnSecondFailure: TypeAlias = Literal["error", "cheap"]
 """What answers when the second guardian cannot: nobody (the policy's ``on_failure`` applies), or the cheap one."""
@@ -89,6 +90,11 @@ class CascadeGuardian:
     def rails(self) -> frozenset[Rail]:
         """Rails that either serves."""
         return rails_of(self.cheap) | rails_of(self.second)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The hazards that any of them can name."""
+        return taxonomy_of(self.cheap, self.second)
 
     def __repr__(self) -> str:
         return f"CascadeGuardian({self.id!r})"

@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, GuardianError, GuardrailError
+from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import Rail, Verdict
-from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of
+from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of, taxonomy_of
 
 Combine: TypeAlias = Literal["max", "mean", "min"] | Callable[[Sequence[Verdict]], Verdict]
 """How verdicts become one. ``max``: harmful where any says so; ``min``: where all do; ``mean``: by the mean risk."""
@@ -51,6 +52,11 @@ class EnsembleGuardian:
     def rails(self) -> frozenset[Rail]:
         """Rails that any member serves."""
         return frozenset().union(*(rails_of(member) for member in self.members))
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The hazards that any of them can name."""
+        return taxonomy_of(*self.members)
 
     def __repr__(self) -> str:
         return f"EnsembleGuardian({self._id!r})"

@@ -149,6 +149,21 @@ class Guardian:
         )
 
     @staticmethod
+    def from_toml(file: str | Path, *, pool: InferencePool | None = None) -> GuardianProtocol:
+        """Load the guardian that a TOML file describes: what commands and services take where a model's name fits.
+
+        Keys are the arguments of ``load`` (``policy_file`` names a written policy), or one of the tables ``ensemble``
+        (``members``, ``combine``) and ``cascade`` (``cheap``, ``second``, ``band``, ``on_second_failure``).
+
+        Raises:
+            ConfigError: the file cannot be read, is not TOML, has an unknown key or a value out of range.
+            ModelNotFoundError, MissingDependencyError: as of ``load``.
+        """
+        from guardrail_plugin.assembly import load_described
+
+        return load_described(Path(file), pool=pool)
+
+    @staticmethod
     def ensemble(*members: GuardianProtocol, combine: Combine = "max") -> EnsembleGuardian:
         """Ask several guardians about every text; see ``EnsembleGuardian``."""
         from guardrail_plugin.guardian.ensemble import EnsembleGuardian

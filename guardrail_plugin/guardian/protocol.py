@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import GuardrailError
+from guardrail_plugin.core.hazards import MLCOMMONS, Taxonomy
 from guardrail_plugin.core.verdict import RAILS, Rail, Verdict
 
 CheckOutcome: TypeAlias = Verdict | GuardrailError
@@ -44,3 +45,18 @@ class ServesRails(Protocol):
 def rails_of(guardian: GuardianProtocol) -> frozenset[Rail]:
     """Return the rails that a guardian serves: all, unless it says otherwise."""
     return guardian.rails if isinstance(guardian, ServesRails) else frozenset(RAILS)
+
+
+@runtime_checkable
+class NamesHazards(Protocol):
+    """A guardian that says which hazards its verdicts can name."""
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The hazards."""
+
+
+def taxonomy_of(*guardians: GuardianProtocol) -> Taxonomy:
+    """Return the hazards that guardians can name, each once: the MLCommons ones of a guardian that does not say."""
+    known = (guardian.taxonomy if isinstance(guardian, NamesHazards) else MLCOMMONS for guardian in guardians)
+    return Taxonomy.of({hazard.code: hazard for taxonomy in known for hazard in taxonomy}.values())

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from guardrail_fastapi.large_texts import LargeTexts
 from guardrail_fastapi.policy_file import PolicySource, PolicyState, end
-from guardrail_plugin import MLCOMMONS, Check, Guardian, GuardrailError, InferencePool, Policy, Taxonomy
+from guardrail_plugin import MLCOMMONS, Check, ConfigError, Guardian, GuardrailError, InferencePool, Policy, Taxonomy
 from guardrail_plugin.core.dtype import Dtype
-from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.guardian.protocol import GuardianProtocol, taxonomy_of
 from guardrail_plugin.observe import Observer, Observers
 
 logger = logging.getLogger("guardrail_plugin.service")
@@ -75,7 +75,7 @@ async def open_service(
     The pool takes what is queued to its end before it closes (``drain_s``). A pool that is passed in is left open.
 
     Args:
-        guardian: who judges; or a folder or hub id; ``None``: the embedded one.
+        guardian: who judges; or a folder, hub id or TOML file that describes one; ``None``: the embedded one.
         policy: a policy, or the path of a file; ``None``: the guardian's calibrated thresholds.
         devices: of the pool that is opened.
         dtype: number format of a guardian that is loaded here; see ``Guardian.load``.
@@ -107,9 +107,16 @@ async def _guardian(
     guardian: GuardianProtocol | str | Path | None, pool: InferencePool | None, dtype: Dtype
 ) -> tuple[GuardianProtocol, Taxonomy]:
     if guardian is None or isinstance(guardian, str | Path):
-        loaded = await asyncio.to_thread(Guardian.load, guardian, pool=pool, dtype=dtype)
-        return loaded, loaded.taxonomy
-    return guardian, guardian.taxonomy if isinstance(guardian, Guardian) else MLCOMMONS
+        guardian = await asyncio.to_thread(_load, guardian, pool, dtype)
+    return guardian, taxonomy_of(guardian)
+
+
+def _load(guardian: str | Path | None, pool: InferencePool | None, dtype: Dtype) -> GuardianProtocol:
+    if guardian is None or Path(guardian).suffix != ".toml":
+        return Guardian.load(guardian, pool=pool, dtype=dtype)
+    if dtype != "auto":
+        raise ConfigError(f"write dtype = {dtype!r} into {guardian}: it may describe several models")
+    return Guardian.from_toml(guardian, pool=pool)
 
 
 async def _warm_up(guardian: GuardianProtocol) -> None:
