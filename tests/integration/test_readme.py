@@ -14,6 +14,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
+from guardrail_plugin.assembly.described import Described
+from guardrail_plugin.core.toml import tomllib
+
 pytestmark = pytest.mark.model
 
 README = Path(__file__).parents[2] / "README.md"
@@ -27,7 +30,7 @@ def test_python_blocks_run(embedded_base: Path, tmp_path: Path, monkeypatch: pyt
     from guardrail_plugin import Guardian, InferencePool
 
     monkeypatch.chdir(tmp_path)
-    (policy,) = blocks("toml")
+    policy, _ = blocks("toml")
     (tmp_path / "policy.toml").write_text(policy, encoding="utf-8")
     prompt = ChatPromptTemplate.from_messages([("user", "{question}")])
     model, parser = FakeListChatModel(responses=["ok"]), StrOutputParser()
@@ -50,6 +53,12 @@ def test_python_blocks_run(embedded_base: Path, tmp_path: Path, monkeypatch: pyt
         assert names["safe"].invoke({"question": "What is the capital of France?"})
         assert names["search"].invoke({"query": "bread"})
         assert len(names["docs"].invoke("bread")) <= 1
+
+
+def test_the_guardian_file_is_one() -> None:
+    described = Described(**tomllib.loads(blocks("toml")[1]))
+    assert described.cascade is not None
+    assert described.cascade.second.family == "llama-guard-3"
 
 
 def test_every_make_target_that_it_names_exists() -> None:
