@@ -19,7 +19,7 @@ from guardrail_plugin.models.classifier import ClassifierWeights
 from guardrail_plugin.models.guard_files import GuardFiles
 from guardrail_plugin.models.load import load_causal_lm, model_folder, torch_dtype
 from guardrail_plugin.models.locate import Located, locate
-from guardrail_plugin.models.remote import RemoteFactory, split_address
+from guardrail_plugin.models.remote import RemoteFactory, shown_address, split_address
 from guardrail_plugin.models.shared import SharedWeights
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def load_remote(
     template = files.render if files is not None and files.chat_template else None
     built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=options))
     # The labels' ids are this tokenizer's own, so every guardian has a replica of its own.
-    guardian_id = _guardian_id(kind, address, options)
+    guardian_id = _guardian_id(kind, shown_address(address), options)
     pool.register(guardian_id, RemoteFactory(address, codec=tokenizer))
     return Made(built, guardian_id, guardian_id, kind.canary)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail_plugin.assembly.family import load_family, load_remote
-from guardrail_plugin.assembly.own import EMBEDDED_GUARDIAN, is_own_remote, load_own, load_own_remote
+from guardrail_plugin.assembly.own import EMBEDDED_GUARDIAN, OWN_FAMILY, is_own_remote, load_own, load_own_remote
 from guardrail_plugin.core.dtype import Dtype, dtype_named
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
 from guardrail_plugin.guardian.families.protocol import FamilyOptions
@@ -49,14 +49,22 @@ def load_guardian(
         if dtype != "auto":
             raise ConfigError(f"dtype={dtype!r} is for models that are loaded here; a server chooses its own")
         if is_own_remote(base, family):
-            own = load_own_remote(model, pool=pool, base=base, max_windows=max_windows, options=asked, offline=offline)
+            own = load_own_remote(
+                model,
+                pool=pool,
+                base=base,
+                max_windows=max_windows,
+                options=asked,
+                offline=offline,
+                responder=responder,
+            )
             if self_test:
                 own.self_test(None)
             return own
         made = load_remote(model, pool=pool, base=base, family=family, options=asked, offline=offline)
     else:
         found = _find(model, offline=offline)
-        if (found.path / MANIFEST_FILE).is_file() and family in (None, "guardrail"):
+        if (found.path / MANIFEST_FILE).is_file() and family in (None, OWN_FAMILY):
             return load_own(
                 found.path,
                 pool=pool,
@@ -64,6 +72,7 @@ def load_guardian(
                 max_windows=max_windows,
                 options=asked,
                 offline=offline,
+                responder=responder,
                 dtype=dtype,
             )
         made = load_family(found, pool=pool, base=base, family=family, options=asked, offline=offline, dtype=dtype)
@@ -83,7 +92,7 @@ def load_guardian(
 def _split_family(model: str) -> tuple[str | None, str]:
     """Return family and model of ``FAMILY@MODEL``, the form for settings that are one word."""
     name, at, rest = model.partition("@")
-    return (name, rest) if at and name in family_names() else (None, model)
+    return (name, rest) if at and name in (OWN_FAMILY, *family_names()) else (None, model)
 
 
 def _find(model: str | Path | None, *, offline: bool) -> Located:

@@ -17,12 +17,14 @@ from guardrail_plugin.guardian.manifest import ADAPTER_FILE, MANIFEST_FILE, Mani
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.load import load_causal_lm, load_merged, model_folder, torch_dtype
 from guardrail_plugin.models.locate import locate
-from guardrail_plugin.models.remote import RemoteFactory
+from guardrail_plugin.models.remote import RemoteFactory, shown_address
 from guardrail_plugin.models.shared import SharedWeights
 
 if TYPE_CHECKING:
+    from guardrail_plugin.guardian.protocol import GuardianProtocol
     from guardrail_plugin.pool import InferencePool
 
+OWN_FAMILY = "guardrail"
 EMBEDDED_GUARDIAN = Path(__file__).parent.parent / "weights" / "default"
 MERGED_FILE = "model.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -36,6 +38,7 @@ def load_own(
     max_windows: int,
     options: FamilyOptions,
     offline: bool,
+    responder: GuardianProtocol | None,
     dtype: Dtype,
 ) -> Guardian:
     """Load a folder that ``guardrail train`` or ``guardrail export`` wrote."""
@@ -46,7 +49,14 @@ def load_own(
     load = partial(_load_merged_folder, folder, dtype) if merged else partial(_load, base_folder, folder, dtype)
     tokenizer = _tokenizer(base_folder, manifest, folder)
     pool.register(key, SharedWeights(load, first_suppressed=manifest.vocab_size))
-    return Guardian(manifest=manifest, tokenizer=tokenizer, pool=pool, model_key=key, max_windows=max_windows)
+    return Guardian(
+        manifest=manifest,
+        tokenizer=tokenizer,
+        pool=pool,
+        model_key=key,
+        responder=responder,
+        max_windows=max_windows,
+    )
 
 
 def load_own_remote(
@@ -57,6 +67,7 @@ def load_own_remote(
     max_windows: int,
     options: FamilyOptions,
     offline: bool,
+    responder: GuardianProtocol | None,
 ) -> Guardian:
     """Use an exported guardian that an OpenAI-compatible server runs; ``base``: its folder, or that of its adapter.
 
@@ -67,15 +78,22 @@ def load_own_remote(
     merged = (folder / "tokenizer.json").is_file()
     base_folder = folder if merged else _base_folder(folder, manifest, base=None, offline=offline)
     tokenizer = _tokenizer(base_folder, manifest, folder)
-    key = f"{manifest.name}@{address}"
+    key = f"{manifest.name}-{_short_hash(folder / MANIFEST_FILE)}@{shown_address(address)}"
     pool.register(key, RemoteFactory(address, codec=TokenizerFile(base_folder / "tokenizer.json")))
-    return Guardian(manifest=manifest, tokenizer=tokenizer, pool=pool, model_key=key, max_windows=max_windows)
+    return Guardian(
+        manifest=manifest,
+        tokenizer=tokenizer,
+        pool=pool,
+        model_key=key,
+        responder=responder,
+        max_windows=max_windows,
+    )
 
 
 def is_own_remote(base: str | Path | None, family: str | None) -> bool:
     """Tell whether a server's model is one of the library's own."""
     if family is not None:
-        return family == "guardrail"
+        return family == OWN_FAMILY
     return base is not None and (Path(base).expanduser() / MANIFEST_FILE).is_file()
 
 
@@ -104,7 +122,7 @@ def export_merged(
     manifest = _manifest(folder, FamilyOptions())
     if not (folder / ADAPTER_FILE).is_file():
         raise ConfigError(f"{folder} holds no {ADAPTER_FILE}: only an adapter can be merged")
-    if out.is_dir() and any(out.iterdir()):
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; name another folder")
     base_folder = _base_folder(folder, manifest, base=base, offline=offline)
     _tokenizer(base_folder, manifest, folder)

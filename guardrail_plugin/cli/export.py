@@ -34,7 +34,7 @@ def export(
 
     chosen = dtype_named(dtype)
     written = export_merged(out, model=model, base=base, dtype=chosen)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(f"Wrote {written}. Serve it and use it from anywhere:")
     console.print(f"  vllm serve {written} --served-model-name guardian --enable-prefix-caching --port 8000")
     console.print(f'  Guardian.load("openai:http://127.0.0.1:8000/v1#guardian", base="{written}", pool=pool)')

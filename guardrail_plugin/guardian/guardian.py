@@ -107,15 +107,16 @@ class Guardian:
         Args:
             model: ``None`` (the embedded guardian), a folder that ``guardrail train`` wrote, a guard model's folder or
                 hub id, or ``openai:http://HOST/v1#MODEL`` for an OpenAI-compatible server. ``FAMILY@`` may stand in
-                front, for command lines and settings.
-            base: for the library's own format the base model; else where the tokenizer is, if not with the model.
+                front, for command lines and settings (``guardrail@``: the library's own).
+            base: for the library's own format the base model, or the folder of one that a server runs; else where the
+                tokenizer is, if not with the model.
             offline: never ask the hub.
             family: ``guardrail models`` lists them; ``None``: recognised from the checkpoint.
             hazards: hazard codes to judge; ``None``: all that the family covers.
             policy_text: the written policy of the family ``policy``.
             labels: of a classifier: label name to hazard code, ``"safe"``, or ``None`` for harm without a code.
             strictness: 0..1, how much an answer between safe and unsafe counts (Qwen3Guard).
-            responder: writes the safeguard responses of a family that cannot (``Guardian.load(pool=pool)`` can).
+            responder: writes the safeguard responses, for families that cannot (``Guardian.load(pool=pool)`` can).
             self_test: ask the canaries.
             dtype: number format of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``; ``"auto"``: bfloat16 on
                 CUDA, float32 on a CPU. ``guardrail doctor`` tells whether this CPU is faster with bfloat16.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "openai:"
 _NO_KEY = "none"
+_USER_INFO = re.compile(r"//[^/@,#]*@")
 _PROMPTS_PER_CALL = 8
 _BATCHES_AT_ONCE = 4
 
@@ -212,6 +214,11 @@ class RemoteFactory:
                 self._calls = None
         if calls is not None:
             calls.close()
+
+
+def shown_address(address: str) -> str:
+    """Return an address as verdicts and traces may carry it: without the user names and keys that URLs can hold."""
+    return _USER_INFO.sub("//", address)
 
 
 def split_address(address: str) -> tuple[str, str]:

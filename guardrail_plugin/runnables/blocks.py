@@ -51,8 +51,9 @@ def part_of(message: BaseMessage) -> Part:
     )
     content = message.content
     for block in [content] if isinstance(content, str) else content:
-        kind = block.get("type") if isinstance(block, Mapping) else None
-        if kind in CALL_KINDS or (isinstance(kind, str) and kind.startswith("server_tool")):
+        told = block.get("type") if isinstance(block, Mapping) else None
+        kind = told if isinstance(told, str) else ""  # what is no name is no known kind
+        if kind in CALL_KINDS or kind.startswith("server_tool"):
             acts = True
         elif kind in _REASONING:
             reasoning.extend(_strings(block))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from langchain_core.messages import AIMessageChunk
@@ -12,6 +11,7 @@ from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.answers import ChunkReader
+from guardrail_plugin.runnables.blocks import as_json
 from guardrail_plugin.runnables.content import text_in
 from guardrail_plugin.runnables.views import read_input
 
@@ -95,7 +95,7 @@ def as_message(said: Mapping[str, object], extra: Mapping[str, object]) -> str |
     others = {key: value for key, value in said.items() if key not in _PLAIN and key != "tool_calls" and value}
     if extra:
         others["extra"] = dict(extra)
-    readable = content if isinstance(content, str | list) else ("" if content is None else json.dumps(content))
+    readable = content if isinstance(content, str | list) else ("" if content is None else as_json(content))
     return AIMessageChunk(
         content=readable, tool_call_chunks=list(_calls(said.get("tool_calls"))), additional_kwargs=others
     )
@@ -107,10 +107,10 @@ def _calls(calls: object) -> Iterable[ToolCallChunk]:
         function = as_object(call.get("function"))
         rest = {key: value for key, value in call.items() if key not in ("id", "type", "index", "function")}
         arguments = function.get("arguments")
-        text = arguments if isinstance(arguments, str) else "" if arguments is None else json.dumps(arguments)
+        text = arguments if isinstance(arguments, str) else "" if arguments is None else as_json(arguments)
         if rest or not function:
             # Custom tools and kinds to come: all that they hold is judged.
-            text += json.dumps(rest or given)
+            text += as_json(rest or given)
         index, name, call_id = call.get("index"), function.get("name"), call.get("id")
         yield tool_call_chunk(
             name=name if isinstance(name, str) else None,

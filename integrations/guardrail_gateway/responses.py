@@ -61,7 +61,7 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
     subject = await anyio.to_thread.run_sync(read) if large else read()
     outputs = tool_outputs(body) if "tool_output" in rails else {}
     outcome, judged = await desk.question(subject if "input" in rails else None, list(outputs.values()))
-    items = body["input"]
+    items = body.get("input")
     for index, told in zip(outputs, judged, strict=True):
         if isinstance(told, Blocked | Edited) and isinstance(items, list):
             items[index] = {**as_object(items[index]), "output": instead(told)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
 from guardrail_gateway.bodies import JsonObject, as_object
@@ -10,7 +9,7 @@ from guardrail_gateway.reading import unknown_text
 from guardrail_gateway.responses_reading import ECHOED, whole_answer
 from guardrail_plugin import Check
 from guardrail_plugin.flow import Part, Uncheckable
-from guardrail_plugin.runnables.blocks import call_checks, part_of
+from guardrail_plugin.runnables.blocks import as_json, call_checks, part_of
 
 LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
@@ -126,7 +125,7 @@ def _strings(value: object, depth: int = 0) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif depth > _MAX_DEPTH:
-        yield json.dumps(value)
+        yield as_json(value)
     elif isinstance(value, dict):
         for key, inner in value.items():
             if key not in _NO_TEXT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from langchain_core.messages import AIMessageChunk
@@ -12,6 +11,7 @@ from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import bad_request
 from guardrail_gateway.reading import unknown_text
 from guardrail_plugin import Check
+from guardrail_plugin.runnables.blocks import as_json
 from guardrail_plugin.runnables.content import text_in
 
 _CALLS = "_call"
@@ -54,7 +54,11 @@ def _as_message(item: object) -> object:
     told = as_object(item)
     kind = told.get("type", "message")
     if kind == "message":
-        return {"role": told.get("role", "user"), "content": text_in(told.get("content"))}
+        # Tools answer in items of their own: a message in a tool's name is the caller's.
+        role = told.get("role", "user")
+        return {"role": "user" if role in ("tool", "function") else role, "content": text_in(told.get("content"))}
+    if kind == "mcp_approval_response" and isinstance(told.get("reason"), str) and told["reason"]:
+        return {"role": "user", "content": told["reason"]}
     if isinstance(kind, str) and kind.endswith(_OUTPUTS):
         return {
             "role": "tool",
@@ -82,7 +86,7 @@ def tool_outputs(body: Mapping[str, object]) -> dict[int, Check]:
 
 def output_text(output: object) -> str:
     """Return what a tool returned, as text."""
-    return output if isinstance(output, str) else text_in(output) or json.dumps(output)
+    return output if isinstance(output, str) else text_in(output) or as_json(output)
 
 
 def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
@@ -98,7 +102,7 @@ def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
         elif kind.endswith(_CALLS):
             rest = {key: value for key, value in told.items() if key not in ("id", "type", "status", "call_id", "name")}
             text = str(rest.pop("arguments")) if isinstance(rest.get("arguments"), str) else ""
-            text += json.dumps(rest) if rest else ""
+            text += as_json(rest) if rest else ""
             calls.append(tool_call_chunk(name=str(told.get("name", kind)), args=text, id=None, index=position))
         else:
             blocks.append(dict(told))

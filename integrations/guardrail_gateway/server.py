@@ -33,7 +33,7 @@ _BACKLOG = 2048
 class PatientProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with an end to its patience.
 
-    Headers must come in time, and not without end. Who leaves untouched what it is sent is cut off.
+    Headers must come in time, and not without end. Who does not catch up in time with what it is sent is cut off.
     """
 
     header_timeout_s = 10.0

@@ -68,7 +68,7 @@ class GatewaySettings:
         max_body_bytes: larger requests are refused (413).
         max_answer_bytes: longer answers of the upstream are cut off as errors.
         header_timeout_s, body_timeout_s: how long a client may take to send its request.
-        write_timeout_s: how long a client may leave what it is sent untouched.
+        write_timeout_s: how long a client may take to catch up with what it is sent.
         upstream_timeout_s: longest silence of the upstream.
         request_timeout_s: longest that a request may take in all, streaming included.
         max_concurrent, max_concurrent_per_key: requests in progress; one more is refused (429).

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.memory import InMemorySaver
+from typing_extensions import override
 
 T = TypeVar("T")
 Saver: TypeAlias = BaseCheckpointSaver[Any]
@@ -76,14 +78,14 @@ class Ledger:
         """Note that a checkpoint is in the store, and not aside."""
         with self._lock:
             self._aside.setdefault(key, False)
+            self._shrink()
 
     def saved(self, key: Key, *, aside: bool) -> list[tuple[Writes, str, str]]:
         """Note where a checkpoint is. Returns the writes that came before it."""
         with self._lock:
             self._aside[key] = aside
             self._aside.move_to_end(key)
-            while len(self._aside) > _KNOWN:
-                self._aside.popitem(last=False)
+            self._shrink()
             return self._early.pop(key, [])
 
     def too_early(self, key: Key, write: tuple[Writes, str, str]) -> bool:
@@ -110,6 +112,30 @@ class Ledger:
             self._threads.pop(thread_id, None)
             for key in [key for key, aside in self._aside.items() if aside and key[0] == thread_id]:
                 del self._aside[key]
+
+    def _shrink(self) -> None:
+        while len(self._aside) > _KNOWN:
+            self._aside.popitem(last=False)
+
+
+class InMemory(InMemorySaver):
+    """The memory for what waits. Unlike its base, it keeps nothing of a thread that it was only asked about."""
+
+    @override
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return super().get_tuple(config) if config["configurable"]["thread_id"] in self.storage else None
+
+    @override
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        if config is None or config["configurable"]["thread_id"] in self.storage:
+            yield from super().list(config, filter=filter, before=before, limit=limit)
 
 
 class Merged:

@@ -13,10 +13,9 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
 )
-from langgraph.checkpoint.memory import InMemorySaver
 from typing_extensions import override
 
-from guardrail_langchain.aside import Ledger, Merged, arun, run
+from guardrail_langchain.aside import InMemory, Ledger, Merged, arun, run
 from guardrail_langchain.places import Places
 from guardrail_plugin import ConfigError
 
@@ -44,8 +43,10 @@ class GuardedSaver(BaseCheckpointSaver[Any]):
     ``durability="exit"`` alone keeps plain blocks out of a store too, but not what waits for a person, nor a turn in
     which the guardian raised.
 
-    Does not: keep back arguments of a tool call that a person is asked about (they are part of the state); support
-    ``DeltaChannel`` (it refuses to save); delete what waits in ``delete_for_runs``, or copy it in ``copy_thread``.
+    Does not: keep back arguments of a tool call that a person is asked about (they are part of the state), or texts
+    that the program itself writes into a stored state (``update_state``, ``Command(update=..., resume=...)``);
+    support ``DeltaChannel`` (it refuses to save); delete what waits in ``delete_for_runs``, or copy it in
+    ``copy_thread``.
     A parent graph whose agent is a subgraph stores its own input: name the agent's node in ``until``.
     """
 
@@ -75,7 +76,9 @@ class GuardedSaver(BaseCheckpointSaver[Any]):
             raise ConfigError("until must be a list of node names, got a text")
         super().__init__(serde=saver.serde)
         ledger = Ledger(bounded=waiting is None)
-        self._places = Places(saver, waiting or InMemorySaver(), ledger=ledger, until=frozenset(until))
+        # Of the same serializer: what the store can hold can wait.
+        place = InMemory(serde=saver.serde) if waiting is None else waiting
+        self._places = Places(saver, place, ledger=ledger, until=frozenset(until))
 
     @property
     @override

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from guardrail_plugin import __version__
+from guardrail_plugin.core.dtype import DTYPES
 from guardrail_plugin.evals.intervals import wilson
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ def options(description: str | None, *, n: int, what: str) -> argparse.ArgumentP
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--n", type=int, default=n, help=what)
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of the bootstrap")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="number format of the guardian, if it is real")
     parser.add_argument("--out", type=Path, default=None, help="folder for NAME.json and NAME.md")
     return parser
 

@@ -176,7 +176,7 @@ def main() -> int:
     chosen = [case for case in chosen if case.source == "rows"] + own[: given.own]
     figures: dict[str, Any] = {}
     with InferencePool() as pool:
-        guardian = Guardian.load(pool=pool)
+        guardian = Guardian.load(pool=pool, dtype=given.dtype)
         patient = Policy(timeout_s=600)  # a verdict that comes late counts as what it is
         made = {
             "without": list,

@@ -121,7 +121,7 @@ def main() -> int:
     given = parser.parse_args()
     with ExitStack() as stack:
         if given.guardian_ms is None:
-            guardian: GuardianProtocol = Guardian.load(pool=stack.enter_context(InferencePool()))
+            guardian: GuardianProtocol = Guardian.load(pool=stack.enter_context(InferencePool()), dtype=given.dtype)
         else:
             guardian = SlowGuardian(given.guardian_ms / 1000)
         found = asyncio.run(measure(guardian, given.n))

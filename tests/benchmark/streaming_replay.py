@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--token-ms", type=float, default=20.0, help="what the fake model takes for a token")
     given = parser.parse_args()
     with InferencePool() as pool:
-        guardian = Guardian.load(pool=pool)
+        guardian = Guardian.load(pool=pool, dtype=given.dtype)
         rows = drawn(given.data, given.n, given.seed)
         found = asyncio.run(measure(rows, guardian, given.token_ms / 1000))
     figures = {str(window): summary(found, str(window), given.seed) for window in WINDOWS}

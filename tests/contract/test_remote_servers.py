@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from guardrail_plugin.core.errors import ConfigError, GuardianTimeout, InferenceError, PoolOverloaded, ReplicaDead
-from guardrail_plugin.models.remote import RemoteFactory, split_address
+from guardrail_plugin.models.remote import RemoteFactory, shown_address, split_address
 from guardrail_plugin.pool import GenerateRequest, InferencePool, ScoreRequest, ScoreResult
 from guardrail_plugin.testing.replicas import ScriptedReplica
 
@@ -271,3 +271,8 @@ def test_nobody_there_is_told_at_once() -> None:
 def test_an_address_of_another_form_is_named(address: str) -> None:
     with pytest.raises(ConfigError, match="MODEL"):
         split_address(address)
+
+
+def test_no_key_of_a_url_is_shown() -> None:
+    address = "openai:https://me:secret@one.example/v1,http://two.example:8000/v1#model@1"
+    assert shown_address(address) == "openai:https://one.example/v1,http://two.example:8000/v1#model@1"

@@ -86,3 +86,11 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_a_fake_that_does_not_say_names_the_mlcommons_hazards() -> None:
     assert "S1" in taxonomy_of(allow_all(), allow_all())
+
+
+def test_a_guardian_of_ones_own_takes_the_responder_and_the_server_that_it_is_given(pool: InferencePool) -> None:
+    other = allow_all()
+    assert Guardian.load(pool=pool, responder=other).responder is other
+    there = Guardian.load("guardrail@openai:http://127.0.0.1:9/v1#g", pool=pool, responder=other, self_test=False)
+    assert there.manifest is not None
+    assert there.responder is other

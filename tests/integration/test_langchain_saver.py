@@ -22,11 +22,13 @@ from guardrail_plugin.testing.contract_tools import POISON, mail_tool
 
 agents = pytest.importorskip("langchain.agents")
 memory = pytest.importorskip("langgraph.checkpoint.memory")
+serializers = pytest.importorskip("langgraph.checkpoint.serde.jsonplus")
 sqlite = pytest.importorskip("langgraph.checkpoint.sqlite")
 asqlite = pytest.importorskip("langgraph.checkpoint.sqlite.aio")
 types = pytest.importorskip("langgraph.types")
 graphs = pytest.importorskip("langgraph.graph")
 guardrail_langchain = importlib.import_module("guardrail_langchain")
+aside = importlib.import_module("guardrail_langchain.aside")
 Guardrail, GuardedSaver = guardrail_langchain.GuardrailMiddleware, guardrail_langchain.GuardedSaver
 
 DONE = ("All is ", "done now.")
@@ -323,3 +325,29 @@ def test_channels_that_are_spread_over_checkpoints_are_refused() -> None:
     graph.add_edge(graphs.START, "one")
     with pytest.raises(ConfigError, match="DeltaChannel"):
         graph.compile(checkpointer=GuardedSaver(memory.InMemorySaver())).invoke({"parts": ["a"]}, THREAD)
+
+
+def test_what_waits_is_written_by_the_stores_own_serializer() -> None:
+    serialized: list[str] = []
+
+    class Noting(serializers.JsonPlusSerializer):  # type: ignore[misc, name-defined]
+        def dumps_typed(self, value: Any) -> Any:
+            serialized.append(repr(value))
+            return super().dumps_typed(value)
+
+    guarded(ScriptedModel(HARMLESS_TURN), [], GuardedSaver(memory.InMemorySaver(serde=Noting()))).invoke(
+        asking(f"tell {FORBIDDEN}"), THREAD
+    )
+    assert any(FORBIDDEN in text for text in serialized)
+
+
+def test_nothing_is_remembered_of_threads_that_were_only_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "_KNOWN", 2)
+    place, ledger = aside.InMemory(), aside.Ledger(bounded=True)
+    for number in range(4):
+        config: Any = {"configurable": {"thread_id": str(number), "checkpoint_ns": ""}}
+        assert place.get_tuple(config) is None
+        assert not list(place.list(config))
+        ledger.found((str(number), "", "id"))
+    assert not place.storage
+    assert [ledger.aside((str(number), "", "id")) for number in range(4)] == [None, None, False, False]

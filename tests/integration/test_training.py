@@ -178,6 +178,8 @@ def test_an_exported_guardian_judges_from_a_server(exported: Path, completions: 
 def test_an_export_wants_an_adapter_and_an_empty_folder(trained: Path, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not empty"):
         export_merged(exported, model=trained)
+    with pytest.raises(ConfigError, match="is not empty"):
+        export_merged(exported / "guardian.json", model=trained)
     with pytest.raises(ConfigError, match="only an adapter"):
         export_merged(tmp_path / "again", model=exported)
 

@@ -73,7 +73,7 @@ SCRIPTS: dict[str, Script] = {
 
 def script(body: dict[str, Any]) -> Script:
     """Choose by the words of the last user message."""
-    turns = body.get("messages") or body["input"]
+    turns = body.get("messages") or body.get("input", "")
     asked = turns if isinstance(turns, str) else next(str(t["content"]) for t in turns[::-1] if t.get("role") == "user")
     return next((told for words, told in SCRIPTS.items() if words in asked), Script(deltas=SENTENCES))
 

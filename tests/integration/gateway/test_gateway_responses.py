@@ -178,3 +178,14 @@ def test_a_stored_prompts_variables_are_judged(http: httpx2.Client, behind: Scri
     body = {"model": "m", "input": "hi", "prompt": {"id": "p", "variables": {"what": "a bomb"}}}
     assert SAFEGUARD in http.post("/v1/responses", json=body).text
     assert not behind.bodies
+    assert http.post("/v1/responses", json={"prompt": {"id": "p", "variables": {"what": "hi"}}}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"role": "tool", "content": "a bomb"}, {"type": "mcp_approval_response", "approve": False, "reason": "a bomb"}],
+)
+def test_odd_items_are_judged(http: httpx2.Client, behind: ScriptedUpstream, item: dict[str, Any]) -> None:
+    body = {"model": "m", "input": [{"role": "user", "content": "hi"}, item]}
+    assert SAFEGUARD in http.post("/v1/responses", json=body).text
+    assert not behind.bodies

@@ -101,3 +101,17 @@ def test_an_ordinary_answer_is_judged_once(text: str) -> None:
         reader.read(event)
     assert [check.text for check in reader.rest()] == [text]
     assert reader.text == text
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "mcp_call", "name": "f", "arguments": "{}", "output": "сказано"},
+        {"type": ["no", "name"], "text": "сказано"},
+    ],
+)
+def test_every_language_is_judged_as_it_is_written(item: dict[str, Any]) -> None:
+    message = whole_answer({"output": [item]})
+    part = part_of(message)
+    checks = call_checks(message) if part.acts else ()
+    assert any("сказано" in text for text in (part.answer, *(check.text for check in checks)))
