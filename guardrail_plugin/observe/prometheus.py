@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.errors import MissingDependencyError
+from guardrail_plugin.core.verdict import RAILS
 from guardrail_plugin.observe.event import RailEvent, RequestEvent
 from guardrail_plugin.observe.pool_metrics import readings, spreads
 from guardrail_plugin.pool.stats import PoolStats
@@ -37,6 +38,8 @@ class PrometheusMetrics:
         self._verdicts = self._counter("verdicts", "Rail decisions.", "rail", "hazard", "action")
         self._failures = self._counter("failures", "Decisions without a verdict.", "rail", "error", "on_failure")
         self._overloads = self._counter("overloads", "Checks that a full pool refused.", "rail")
+        for rail in RAILS:
+            self._overloads.labels(rail)  # from 0 on: a rate does not see the first count of a series
         self._risk = self._histogram("risk", "Risk of judged texts.", "rail", buckets=_RISK)
         self._guardian_s = self._histogram("guardian_seconds", "Until the verdict, queueing included.", "rail")
         self._rail_s = self._histogram("rail_seconds", "Until the decision, safeguard response included.", "rail")
@@ -99,6 +102,10 @@ class PrometheusMetrics:
         """Add a number that is read when somebody asks for the metrics."""
         Gauge(name, told, registry=self.registry).set_function(read)
 
+    def count(self, name: str, told: str, read: Callable[[], float]) -> None:
+        """Add a number that only grows, under a name without ``_total``; it is read when somebody asks."""
+        self.registry.register(_CountCollector(name, told, read))
+
     def watch_pool(self, stats: Callable[[], PoolStats]) -> None:
         """Add a pool's counters; they are read when somebody asks for the metrics."""
         self.registry.register(_PoolCollector(stats))
@@ -106,6 +113,17 @@ class PrometheusMetrics:
     def render(self) -> bytes:
         """Return the metrics as Prometheus reads them."""
         return generate_latest(self.registry)
+
+
+class _CountCollector(Collector):
+    def __init__(self, name: str, told: str, read: Callable[[], float]) -> None:
+        self._name = name
+        self._told = told
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the number of this moment."""
+        yield CounterMetricFamily(self._name, self._told, value=self._read())
 
 
 class _PoolCollector(Collector):

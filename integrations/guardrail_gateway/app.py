@@ -94,7 +94,7 @@ def _state(gateway: Gateway) -> dict[str, object]:
         metrics.watch_pool(pool.stats)
     limits = gateway.limits
     metrics.gauge("guardrail_gateway_running", "Requests in progress.", lambda: limits.running)
-    metrics.gauge("guardrail_gateway_refused", "Requests refused by limits, so far.", lambda: limits.refused)
+    metrics.count("guardrail_gateway_refused", "Requests refused by limits.", lambda: limits.refused)
     return {"gateway": gateway, "guardrail": gateway.service}
 
 
