@@ -15,6 +15,7 @@ from guardrail_plugin.guardian.families.classifier import is_classifier
 from guardrail_plugin.guardian.families.protocol import Checkpoint, Family, FamilyKind, FamilyOptions, Kit
 from guardrail_plugin.guardian.families.registry import family_kind, recognise
 from guardrail_plugin.guardian.families.tokens import TokenizerFile
+from guardrail_plugin.guardian.manifest import Manifest
 from guardrail_plugin.models.classifier import ClassifierWeights
 from guardrail_plugin.models.guard_files import GuardFiles
 from guardrail_plugin.models.load import load_causal_lm, model_folder, torch_dtype
@@ -37,12 +38,14 @@ class Made:
         model_key: of the weights on the pool; guardians that ask the same weights differently share it.
         guardian_id: of this way to ask: what verdicts carry and caches tell guardians apart by.
         canary: the family's own harmful text, if it does not judge harm.
+        manifest: of a guardian in the library's own format.
     """
 
     family: Family
     model_key: str
     guardian_id: str
-    canary: str | None
+    canary: str | None = None
+    manifest: Manifest | None = None
 
 
 def load_family(

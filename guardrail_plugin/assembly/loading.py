@@ -49,35 +49,19 @@ def load_guardian(
         if dtype != "auto":
             raise ConfigError(f"dtype={dtype!r} is for models that are loaded here; a server chooses its own")
         if is_own_remote(base, family):
-            own = load_own_remote(
-                model,
-                pool=pool,
-                base=base,
-                max_windows=max_windows,
-                options=asked,
-                offline=offline,
-                responder=responder,
-            )
-            if self_test:
-                own.self_test(None)
-            return own
-        made = load_remote(model, pool=pool, base=base, family=family, options=asked, offline=offline)
+            made = load_own_remote(model, pool=pool, base=base, options=asked, offline=offline)
+        else:
+            made = load_remote(model, pool=pool, base=base, family=family, options=asked, offline=offline)
     else:
         found = _find(model, offline=offline)
         if (found.path / MANIFEST_FILE).is_file() and family in (None, OWN_FAMILY):
-            return load_own(
-                found.path,
-                pool=pool,
-                base=base,
-                max_windows=max_windows,
-                options=asked,
-                offline=offline,
-                responder=responder,
-                dtype=dtype,
-            )
-        made = load_family(found, pool=pool, base=base, family=family, options=asked, offline=offline, dtype=dtype)
+            made = load_own(found.path, pool=pool, base=base, options=asked, offline=offline, dtype=dtype)
+            self_test = False  # its weights are read when they are first needed
+        else:
+            made = load_family(found, pool=pool, base=base, family=family, options=asked, offline=offline, dtype=dtype)
     guardian = Guardian(
         family=made.family,
+        manifest=made.manifest,
         pool=pool,
         model_key=made.model_key,
         guardian_id=made.guardian_id,

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guardrail_plugin.assembly.family import Made
 from guardrail_plugin.core.dtype import Dtype, dtype_named, keyed
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
+from guardrail_plugin.guardian.families.own import OwnFamily
 from guardrail_plugin.guardian.families.protocol import FamilyOptions
 from guardrail_plugin.guardian.families.tokens import TokenizerFile
-from guardrail_plugin.guardian.guardian import Guardian
 from guardrail_plugin.guardian.manifest import ADAPTER_FILE, MANIFEST_FILE, Manifest
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.load import load_causal_lm, load_merged, model_folder, torch_dtype
@@ -21,7 +22,6 @@ from guardrail_plugin.models.remote import RemoteFactory, shown_address
 from guardrail_plugin.models.shared import SharedWeights
 
 if TYPE_CHECKING:
-    from guardrail_plugin.guardian.protocol import GuardianProtocol
     from guardrail_plugin.pool import InferencePool
 
 OWN_FAMILY = "guardrail"
@@ -35,13 +35,11 @@ def load_own(
     *,
     pool: InferencePool,
     base: str | Path | None,
-    max_windows: int,
     options: FamilyOptions,
     offline: bool,
-    responder: GuardianProtocol | None,
     dtype: Dtype,
-) -> Guardian:
-    """Load a folder that ``guardrail train`` or ``guardrail export`` wrote."""
+) -> Made:
+    """Register a folder that ``guardrail train`` or ``guardrail export`` wrote."""
     manifest = _manifest(folder, options)
     merged = not (folder / ADAPTER_FILE).is_file() and (folder / MERGED_FILE).is_file()
     base_folder = folder if merged and base is None else _base_folder(folder, manifest, base=base, offline=offline)
@@ -49,14 +47,7 @@ def load_own(
     load = partial(_load_merged_folder, folder, dtype) if merged else partial(_load, base_folder, folder, dtype)
     tokenizer = _tokenizer(base_folder, manifest, folder)
     pool.register(key, SharedWeights(load, first_suppressed=manifest.vocab_size))
-    return Guardian(
-        manifest=manifest,
-        tokenizer=tokenizer,
-        pool=pool,
-        model_key=key,
-        responder=responder,
-        max_windows=max_windows,
-    )
+    return Made(OwnFamily(manifest.layout, tokenizer), key, key, manifest=manifest)
 
 
 def load_own_remote(
@@ -64,12 +55,10 @@ def load_own_remote(
     *,
     pool: InferencePool,
     base: str | Path | None,
-    max_windows: int,
     options: FamilyOptions,
     offline: bool,
-    responder: GuardianProtocol | None,
-) -> Guardian:
-    """Use an exported guardian that an OpenAI-compatible server runs; ``base``: its folder, or that of its adapter.
+) -> Made:
+    """Register an exported guardian that a server runs; ``base``: its folder, or that of its adapter.
 
     The server is sent token ids, and asked for exactly the labels' probabilities by id, which vLLM can.
     """
@@ -80,14 +69,7 @@ def load_own_remote(
     tokenizer = _tokenizer(base_folder, manifest, folder)
     key = f"{manifest.name}-{_short_hash(folder / MANIFEST_FILE)}@{shown_address(address)}"
     pool.register(key, RemoteFactory(address, codec=TokenizerFile(base_folder / "tokenizer.json")))
-    return Guardian(
-        manifest=manifest,
-        tokenizer=tokenizer,
-        pool=pool,
-        model_key=key,
-        responder=responder,
-        max_windows=max_windows,
-    )
+    return Made(OwnFamily(manifest.layout, tokenizer), key, key, manifest=manifest)
 
 
 def is_own_remote(base: str | Path | None, family: str | None) -> bool:
@@ -122,7 +104,7 @@ def export_merged(
     manifest = _manifest(folder, FamilyOptions())
     if not (folder / ADAPTER_FILE).is_file():
         raise ConfigError(f"{folder} holds no {ADAPTER_FILE}: only an adapter can be merged")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; name another folder")
     base_folder = _base_folder(folder, manifest, base=base, offline=offline)
     _tokenizer(base_folder, manifest, folder)

@@ -28,7 +28,7 @@ _OPTIONAL = {
 }
 
 # Source: 250 texts judged by the embedded guardian on a CPU with AVX512-BF16: 15.6 s in float32, 3.8 s in bfloat16.
-_FASTER = '; this CPU multiplies bfloat16: dtype="bfloat16" (--dtype) runs several times as many tokens per second'
+_FASTER = '; this CPU multiplies bfloat16: dtype="bfloat16" (--dtype) runs about three times as many tokens per second'
 
 
 @dataclass(frozen=True, slots=True)

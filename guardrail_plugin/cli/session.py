@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.dtype import dtype_named
-from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.hazards import MLCOMMONS, Taxonomy
 
 if TYPE_CHECKING:
@@ -42,12 +41,13 @@ def open_session(
         GuardrailError: weights, an extra or a sound policy file are missing.
     """
     from guardrail_plugin.core.policy import Policy
+    from guardrail_plugin.guardian.guardian import Guardian
     from guardrail_plugin.guardian.protocol import taxonomy_of
     from guardrail_plugin.pool import InferencePool
 
     # A command has nothing better to do than to wait for room.
     with InferencePool(devices=None if device is None else [device], on_full="wait") as pool:
-        loaded = open_named(guardian, pool=pool, dtype=dtype)
+        loaded = Guardian.named(guardian, pool=pool, dtype=dtype_named(dtype))
         taxonomy = taxonomy_of(loaded)
         rules = None if policy is None else Policy.from_toml(policy, taxonomy=taxonomy)
         try:
@@ -55,19 +55,3 @@ def open_session(
         except BaseException:
             pool.close(drain_s=0.0)  # whatever is still queued, nobody will read
             raise
-
-
-def open_named(guardian: str | None, *, pool: InferencePool, dtype: str = "auto") -> GuardianProtocol:
-    """Load a guardian by what a command line calls it: a model, or a TOML file that describes one.
-
-    Raises:
-        ConfigError: ``dtype`` beside a file, which says it itself. Else as ``Guardian.load``.
-    """
-    from guardrail_plugin.guardian.guardian import Guardian
-
-    chosen = dtype_named(dtype)
-    if guardian is None or not guardian.endswith(".toml"):
-        return Guardian.load(guardian, pool=pool, dtype=chosen)
-    if chosen != "auto":
-        raise ConfigError(f"write dtype = {dtype!r} into {guardian}: it may describe several models")
-    return Guardian.from_toml(guardian, pool=pool)

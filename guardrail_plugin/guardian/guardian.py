@@ -164,6 +164,21 @@ class Guardian:
 
         return load_described(Path(file), pool=pool)
 
+    @classmethod
+    def named(
+        cls, name: str | Path | None, *, pool: InferencePool | None = None, dtype: Dtype = "auto"
+    ) -> GuardianProtocol:
+        """Load a guardian by what a command line or a setting calls it: a model, or a TOML file that describes one.
+
+        Raises:
+            ConfigError: ``dtype`` beside a file, which says it itself. Else as ``load`` and ``from_toml``.
+        """
+        if name is None or Path(name).suffix != ".toml":
+            return cls.load(name, pool=pool, dtype=dtype)
+        if dtype != "auto":
+            raise ConfigError(f"write dtype = {dtype!r} into {name}: it may describe several models")
+        return cls.from_toml(name, pool=pool)
+
     @staticmethod
     def ensemble(*members: GuardianProtocol, combine: Combine = "max") -> EnsembleGuardian:
         """Ask several guardians about every text; see ``EnsembleGuardian``."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from guardrail_fastapi.large_texts import LargeTexts
 from guardrail_fastapi.policy_file import PolicySource, PolicyState, end
-from guardrail_plugin import MLCOMMONS, Check, ConfigError, Guardian, GuardrailError, InferencePool, Policy, Taxonomy
+from guardrail_plugin import MLCOMMONS, Check, Guardian, GuardrailError, InferencePool, Policy, Taxonomy
 from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.guardian.protocol import GuardianProtocol, taxonomy_of
 from guardrail_plugin.observe import Observer, Observers
@@ -107,16 +107,8 @@ async def _guardian(
     guardian: GuardianProtocol | str | Path | None, pool: InferencePool | None, dtype: Dtype
 ) -> tuple[GuardianProtocol, Taxonomy]:
     if guardian is None or isinstance(guardian, str | Path):
-        guardian = await asyncio.to_thread(_load, guardian, pool, dtype)
+        guardian = await asyncio.to_thread(Guardian.named, guardian, pool=pool, dtype=dtype)
     return guardian, taxonomy_of(guardian)
-
-
-def _load(guardian: str | Path | None, pool: InferencePool | None, dtype: Dtype) -> GuardianProtocol:
-    if guardian is None or Path(guardian).suffix != ".toml":
-        return Guardian.load(guardian, pool=pool, dtype=dtype)
-    if dtype != "auto":
-        raise ConfigError(f"write dtype = {dtype!r} into {guardian}: it may describe several models")
-    return Guardian.from_toml(guardian, pool=pool)
 
 
 async def _warm_up(guardian: GuardianProtocol) -> None:
