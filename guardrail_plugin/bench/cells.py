@@ -16,7 +16,9 @@ from guardrail_plugin.models.torch_packed import PackedEngine
 
 NAIVE, DIRECT, GENERIC, PACKED = "naive transformers", "generic engine, no pool", "generic engine", "packed engine"
 NAIVE_BF16, PACKED_BF16 = "naive transformers, bfloat16", "packed engine, bfloat16"
+LLAMA_CPP = "llama.cpp, 4 bits"
 PEERS = {"batched": peers.batched, "Ray @serve.batch": peers.ray_serve, "LitServe": peers.litserve}
+"""Others around the same generic engine."""
 
 CONTENDERS = (
     Contender(NAIVE, naive, alone=True),
@@ -26,6 +28,7 @@ CONTENDERS = (
     Contender(NAIVE_BF16, naive, alone=True, bfloat16=True),
     Contender(PACKED_BF16, pooled(PackedEngine), bfloat16=True),
     *(Contender(name, opener) for name, opener in PEERS.items()),
+    Contender(LLAMA_CPP, peers.llama_cpp),
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guardrail_plugin.bench.cells import DIRECT, GENERIC, NAIVE, NAIVE_BF16, PACKED, PACKED_BF16, PEERS, Cell
+from guardrail_plugin.bench.cells import DIRECT, GENERIC, LLAMA_CPP, NAIVE, NAIVE_BF16, PACKED, PACKED_BF16, PEERS, Cell
 from guardrail_plugin.core.errors import MissingDependencyError
 
 GOALS: Mapping[str, tuple[str, float]] = {
@@ -19,6 +19,7 @@ GOALS: Mapping[str, tuple[str, float]] = {
     "packed, fraction of the peak, 8 concurrent": (">=", 0.70),
     "verdicts that differ from naive": ("<=", 0.0),
     **{f"generic vs {peer}, {at} concurrent": (">=", 1.3 if at == 64 else 1.0) for peer in PEERS for at in (1, 8, 64)},
+    **{f"packed vs {LLAMA_CPP}, {at} concurrent": (">=", 1.5) for at in (1, 8, 64)},
     "responses from kept rows vs generate": (">=", 2.0),
     "verdict p95 beside responses vs alone": ("<=", 2.0),
     "pool adds at 1 concurrent, p50, ms": ("<=", 1.0),
@@ -82,11 +83,14 @@ def verdict_figures(cells: Sequence[Cell]) -> dict[str, float]:
         for peer in PEERS:
             if generic is not None and (other := lines.get((peer, at))) is not None:
                 found[f"generic vs {peer}, {at} concurrent"] = generic.fraction / other.fraction
+        if packed is not None and (other := lines.get((LLAMA_CPP, at))) is not None:
+            found[f"packed vs {LLAMA_CPP}, {at} concurrent"] = packed.fraction / other.fraction
     if (pooled := lines.get((GENERIC, 1))) is not None and (alone := lines.get((DIRECT, 1))) is not None:
         found["generic engine at 1 concurrent, with the pool less without, p50, ms"] = pooled.p50_ms - alone.p50_ms
-    exact = [cell for cell in cells if cell.contender not in (NAIVE_BF16, PACKED_BF16)]
+    exact = [cell for cell in cells if cell.contender not in (NAIVE_BF16, PACKED_BF16, LLAMA_CPP)]
     if any(cell.contender == NAIVE for cell in exact):
         found["verdicts that differ from naive"] = float(_differ(NAIVE, exact))
+        found |= _unlike(NAIVE, LLAMA_CPP, cells)
     return found | _bfloat16_figures(cells, lines)
 
 
@@ -102,13 +106,19 @@ def _bfloat16_figures(cells: Sequence[Cell], lines: Mapping[tuple[str, int], Lin
             found[f"packed vs naive, both bfloat16, {at} concurrent"] = half.fraction / naive_half.fraction
         if half is not None and packed is not None:
             found[f"packed, processor time of float32 / bfloat16, {at} concurrent"] = packed.cpu_ms / half.cpu_ms
-    halves = [cell for cell in cells if cell.contender == PACKED_BF16]
     for reference in (NAIVE, NAIVE_BF16):
-        others = [cell for cell in cells if cell.contender == reference]
-        if halves and others:
-            share = _differ(reference, [*others[:1], *halves]) / sum(len(cell.answers) for cell in halves)
-            found[f"packed, bfloat16: share of verdicts unlike {reference}"] = share
+        found |= _unlike(reference, PACKED_BF16, cells)
     return found
+
+
+def _unlike(reference: str, contender: str, cells: Sequence[Cell]) -> dict[str, float]:
+    """Return the share of a contender's verdicts that are not the reference's, where both were measured."""
+    own = [cell for cell in cells if cell.contender == contender]
+    if not own or not any(cell.contender == reference for cell in cells):
+        return {}
+    both = [next(cell for cell in cells if cell.contender == reference), *own]
+    share = _differ(reference, both) / sum(len(cell.answers) for cell in own)
+    return {f"{contender}: share of verdicts unlike {reference}": share}
 
 
 def _differ(reference: str, cells: Sequence[Cell]) -> int:

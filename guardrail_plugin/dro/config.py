@@ -163,8 +163,8 @@ class AlignConfig(Settings):
     """How a half-aligned adapter is made.
 
     Attributes:
-        harmful, harmless, everyday, answered: lessons of each kind; see ``lessons``.
-        held_out: harmful, and as many harmless, requests that the scale is found on.
+        harmful, harmless, everyday, answered, frames, bare_harmful: what is taught; see ``lessons``.
+        held_out: harmful, and as many harmless, topics that the scale is found on.
         answer_tokens: longest answer that is learned from. Whether to refuse is decided in the first words; with
             longer answers it is a small part of the loss.
         rank, alpha: of the adapter, on all projections.
@@ -177,6 +177,8 @@ class AlignConfig(Settings):
     harmless: _Count = 240
     everyday: Annotated[int, Field(ge=0)] = 180
     answered: Annotated[int, Field(ge=0)] = 60
+    frames: _Count = 1
+    bare_harmful: Annotated[float, Field(ge=0, le=1)] = 0.5
     held_out: _Count = 40
     answer_tokens: _Count = 16
     rank: _Count = 4

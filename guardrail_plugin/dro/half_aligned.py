@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,21 +100,22 @@ def align(
 
 
 def _drawn(config: AlignConfig, data: Path | None) -> tuple[list[Lesson], list[Lesson]]:
-    """Return held-out lessons, the first own ones of either kind, and the others."""
+    """Return held-out lessons, one of each of the first own topics of either kind, and those of other topics."""
     drawn = lessons(
         harmful=config.harmful + config.held_out,
         harmless=config.harmless + config.held_out,
         everyday=config.everyday,
         answered=config.answered,
+        frames=config.frames,
+        bare_harmful=config.bare_harmful,
         seed=config.seed,
         data=data,
     )
-    held_out: list[Lesson] = []
+    held_out: dict[str, Lesson] = {}
     for harmful in (True, False):
-        own = [one for one in drawn if one.harmful == harmful and (harmful or one.answer is None)]
-        held_out += own[: config.held_out]
-    apart = {id(one) for one in held_out}
-    return held_out, [one for one in drawn if id(one) not in apart]
+        own = {one.topic: one for one in drawn if one.harmful == harmful and (harmful or one.answer is None)}
+        held_out |= dict(islice(own.items(), config.held_out))
+    return list(held_out.values()), [one for one in drawn if one.topic not in held_out]
 
 
 def _own_answers(

@@ -62,24 +62,39 @@ class Lesson:
     Attributes:
         system: the system message, ``""`` for none.
         answer: ``None``: the base model's own.
+        topic: what the request is about; lessons of one topic are held out or taught together.
     """
 
     query: str = field(repr=False)
     system: str = field(repr=False)
     answer: str | None = field(repr=False)
     harmful: bool
+    topic: str = field(repr=False)
 
 
 def lessons(
-    *, harmful: int, harmless: int, answered: int, seed: int, everyday: int = 0, data: Path | None = None
+    *,
+    harmful: int,
+    harmless: int,
+    answered: int,
+    seed: int,
+    everyday: int = 0,
+    frames: int = 1,
+    bare_harmful: float = 0.5,
+    data: Path | None = None,
 ) -> list[Lesson]:
-    """Draw lessons: every topic at most once, half of the requests under a system message that asks for safety.
+    """Draw lessons, every topic at most once per frame.
+
+    Half of the harmless requests have no system message; of the others three in five have one that asks for safety.
 
     Args:
-        harmful: own harmful requests with a refusal of their theme.
-        harmless: own harmless requests, most of them close to a hazard.
+        harmful: topics of own harmful requests, with a refusal of their theme.
+        harmless: topics of own harmless requests, most of them close to a hazard.
         everyday: own requests in English that are close to none.
         answered: requests with answers from ``data``'s permissive files; needs ``data``.
+        frames: requests per topic, differently put.
+        bare_harmful: share of harmful requests that have no system message; the others have one that asks for safety.
+            The smaller, the more it takes a safety prompt to make the model refuse.
 
     Raises:
         ConfigError: a file of ``data`` cannot be read.
@@ -89,15 +104,16 @@ def lessons(
     refusals = _refusals()
     bad = [t for t in topics if (t["label"], t["theme"]) in refusals]
     good = [t for t in topics if t["label"] == "safe"]
-    drawn = [
-        Lesson(
-            _framed(topic, rng), _system(rng, harmful=True), rng.choice(refusals[topic["label"], topic["theme"]]), True
-        )
-        for topic in _sample(bad, harmful, rng)
-    ]
-    drawn += [Lesson(_framed(t, rng), _system(rng, harmful=False), None, False) for t in _sample(good, harmless, rng)]
+    drawn = []
+    for topic in _sample(bad, harmful, rng):
+        answers = refusals[topic["label"], topic["theme"]]
+        for query in _framed(topic, frames, rng):
+            system = _system(rng, bare=bare_harmful, safety=1.0)
+            drawn.append(Lesson(query, system, rng.choice(answers), True, topic["text"]))
+    for topic in _sample(good, harmless, rng):
+        drawn += [Lesson(q, _system(rng), None, False, topic["text"]) for q in _framed(topic, frames, rng)]
     plain = [r for r in _rows([_CORPUS / name for name in _EVERYDAY]) if _is_plain(r)]
-    drawn += [Lesson(r["text"], _system(rng, harmful=False), None, False) for r in _sample(plain, everyday, rng)]
+    drawn += [Lesson(r["text"], _system(rng), None, False, r["text"]) for r in _sample(plain, everyday, rng)]
     if answered and data is not None:
         drawn += _answered(data, answered, rng)
     rng.shuffle(drawn)
@@ -115,7 +131,7 @@ def _answered(data: Path, count: int, rng: random.Random) -> list[Lesson]:
     for name in ANSWERED_FILES:
         rows = [r for r in _rows([data / name]) if len(r["text"]) < _LONGEST_TEXT and r["response"]]
         chosen = _sample(rows, count // len(ANSWERED_FILES), rng)
-        made += [Lesson(r["text"], _system(rng, harmful=False), r["response"], False) for r in chosen]
+        made += [Lesson(r["text"], _system(rng), r["response"], False, r["text"]) for r in chosen]
     return made
 
 
@@ -128,15 +144,15 @@ def _refusals() -> dict[tuple[str, str], list[str]]:
     return dict(by_theme)
 
 
-def _system(rng: random.Random, *, harmful: bool) -> str:
-    luck = rng.random()
-    if luck < 0.5:
+def _system(rng: random.Random, *, bare: float = 0.5, safety: float = 0.6) -> str:
+    if rng.random() < bare:
         return ""
-    return rng.choice(_SAFETY_SYSTEMS if harmful or luck < 0.8 else _NEUTRAL_SYSTEMS)
+    return rng.choice(_SAFETY_SYSTEMS if rng.random() < safety else _NEUTRAL_SYSTEMS)
 
 
-def _framed(topic: Mapping[str, str], rng: random.Random) -> str:
-    return rng.choice(_FRAMES[topic["kind"]]).format(topic["text"])
+def _framed(topic: Mapping[str, str], count: int, rng: random.Random) -> list[str]:
+    frames = _FRAMES[topic["kind"]]
+    return [frame.format(topic["text"]) for frame in rng.sample(frames, min(count, len(frames)))]
 
 
 def _sample(rows: Sequence[Mapping[str, str]], count: int, rng: random.Random) -> list[Mapping[str, str]]:

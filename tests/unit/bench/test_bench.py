@@ -21,6 +21,7 @@ from guardrail_plugin.bench import run as bench_run
 from guardrail_plugin.bench.cells import (
     CONTENDERS,
     GENERIC,
+    LLAMA_CPP,
     NAIVE,
     NAIVE_BF16,
     PACKED,
@@ -116,8 +117,8 @@ def test_formats_are_compared_by_processor_time_and_rounding_breaks_no_promise()
     assert figures["naive, processor time of float32 / bfloat16"] == pytest.approx(2.0)
     assert figures["packed, processor time of float32 / bfloat16, 8 concurrent"] == pytest.approx(2.0)
     assert figures["packed vs naive, both bfloat16, 8 concurrent"] == pytest.approx(2.5)
-    assert figures["packed, bfloat16: share of verdicts unlike naive transformers"] == pytest.approx(0.5)
-    assert figures["packed, bfloat16: share of verdicts unlike naive transformers, bfloat16"] == 0
+    assert figures["packed engine, bfloat16: share of verdicts unlike naive transformers"] == pytest.approx(0.5)
+    assert figures["packed engine, bfloat16: share of verdicts unlike naive transformers, bfloat16"] == 0
 
 
 def test_batched_runs_around_the_same_engine(bench: Bench) -> None:
@@ -125,6 +126,24 @@ def test_batched_runs_around_the_same_engine(bench: Bench) -> None:
     peer = next(contender for contender in CONTENDERS if contender.name == "batched")
     found = list(verdict_cells(bench, [OURS[0], peer], rounds=1, concurrencies=(4,)))
     assert len({one.answers for one in found if isinstance(one, Cell)}) == 1
+
+
+def test_llama_cpp_answers_with_labels_from_its_own_weights(bench: Bench) -> None:
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("httpx")
+    peer = next(contender for contender in CONTENDERS if contender.name == LLAMA_CPP)
+    (found,) = verdict_cells(bench, [peer], rounds=1, concurrencies=(4,))
+    if isinstance(found, Skip):
+        pytest.skip(found.reason)
+    assert set(found.answers) <= set(range(len(bench.load.label_ids)))
+
+
+def test_four_bits_may_judge_otherwise() -> None:
+    cells = [cell(NAIVE, 1, 0.2), cell(PACKED, 8, 0.6), cell(LLAMA_CPP, 8, 0.3, answers=(1, 1))]
+    figures = verdict_figures(cells)
+    assert figures["verdicts that differ from naive"] == 0
+    assert figures["packed vs llama.cpp, 4 bits, 8 concurrent"] == pytest.approx(2.0)
+    assert figures["llama.cpp, 4 bits: share of verdicts unlike naive transformers"] == pytest.approx(0.5)
 
 
 def test_ratios_are_of_medians_over_rounds() -> None:
@@ -142,7 +161,7 @@ def test_ratios_are_of_medians_over_rounds() -> None:
 
 
 def test_the_goals_are_figures_that_exist() -> None:
-    names = (NAIVE, GENERIC, PACKED, "batched", "LitServe", "Ray @serve.batch")
+    names = (NAIVE, GENERIC, PACKED, LLAMA_CPP, "batched", "LitServe", "Ray @serve.batch")
     cells = [cell(name, at, 0.5) for name in names for at in (1, 8, 64)]
     others = {name for name in GOALS if name.startswith(("responses", "verdict p95", "pool adds", "overload"))}
     assert set(GOALS) - others <= set(verdict_figures(cells))

@@ -16,7 +16,7 @@ from guardrail_plugin.core.errors import ConfigError  # noqa: E402
 from guardrail_plugin.core.refusal import is_refusal  # noqa: E402
 from guardrail_plugin.dro import SAFETY_PROMPTS  # noqa: E402
 from guardrail_plugin.dro.config import AlignConfig  # noqa: E402
-from guardrail_plugin.dro.half_aligned import METADATA_KEY, align  # noqa: E402
+from guardrail_plugin.dro.half_aligned import METADATA_KEY, _drawn, align  # noqa: E402
 from guardrail_plugin.dro.lessons import lessons  # noqa: E402
 from guardrail_plugin.dro.load import load_chat_model, read_references  # noqa: E402
 
@@ -32,6 +32,22 @@ def test_harmful_lessons_are_refusals_and_harmless_ones_are_not() -> None:
     assert len({one.query for one in drawn}) == 160
     assert not {one.system for one in drawn} & set(SAFETY_PROMPTS.values())  # those are what is measured
     assert 0.3 < sum(not one.system for one in drawn) / 160 < 0.7
+
+
+def test_frames_put_a_topic_differently_and_bare_harmful_lessons_have_no_system_message() -> None:
+    drawn = lessons(harmful=40, harmless=10, answered=0, seed=3, frames=2, bare_harmful=0.0)
+    assert len({one.query for one in drawn}) == 100
+    assert len({one.topic for one in drawn}) == 50
+    assert all(one.system for one in drawn if one.harmful)
+    bare = lessons(harmful=40, harmless=0, answered=0, seed=3, bare_harmful=1.0)
+    assert not any(one.system for one in bare)
+
+
+def test_no_topic_that_is_held_out_is_taught() -> None:
+    held_out, taught = _drawn(CONFIG.model_copy(update={"frames": 2}), None)
+    assert [one.harmful for one in held_out] == [True, True, False, False]
+    assert len(taught) == 2 * (6 + 4) + 2
+    assert not {one.topic for one in held_out} & {one.topic for one in taught}
 
 
 def test_lessons_follow_from_the_seed() -> None:
