@@ -173,19 +173,19 @@ class AlignConfig(Settings):
         tries: bisection steps towards it.
     """
 
-    harmful: _Count = 380
-    harmless: _Count = 240
-    everyday: Annotated[int, Field(ge=0)] = 180
-    answered: Annotated[int, Field(ge=0)] = 60
-    frames: _Count = 1
-    bare_harmful: Annotated[float, Field(ge=0, le=1)] = 0.5
+    harmful: _Count = 850
+    harmless: _Count = 700
+    everyday: Annotated[int, Field(ge=0)] = 400
+    answered: Annotated[int, Field(ge=0)] = 120
+    frames: _Count = 2
+    bare_harmful: Annotated[float, Field(ge=0, le=1)] = 0.25
     held_out: _Count = 40
     answer_tokens: _Count = 16
     rank: _Count = 4
     alpha: _Count = 8
     learning_rate: _Positive = 2e-3
     batch_size: _Count = 16
-    epochs: _Count = 2
+    epochs: _Count = 1
     refusal_share: Annotated[float, Field(gt=0, lt=1)] = 0.45
     tries: _Count = 5
     seed: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -53,7 +54,7 @@ def create_app(
         policy: a policy, or the path of a file, which is watched.
         upstream: the model behind; ``None``: what ``settings.upstream`` says.
         devices: of the pool that the guardian and the embedded model run on.
-        dtype: number format of a guardian that is loaded here.
+        dtype: number format of a guardian, and of a model to answer, that are loaded here.
         observers: who is told of decisions and requests, besides ``/metrics``.
         pages: more routes, behind the same keys and limits.
 
@@ -74,7 +75,7 @@ def create_app(
             warm_up=warm_up,
             on_policy=lambda state: metrics.policy(current=state.error is None, reloads=state.reloads),
         ) as service:
-            behind = upstream or await _upstream(settings, service)
+            behind = upstream or await _upstream(settings, service, dtype)
             try:
                 yield _state(Gateway(settings, service, behind, Limits(settings), Hosts(settings), metrics))
             finally:
@@ -115,7 +116,7 @@ def _routes(pages: Sequence[BaseRoute]) -> list[BaseRoute]:
     return [*own, *pages]
 
 
-async def _upstream(settings: GatewaySettings, service: GuardrailService) -> Upstream:
+async def _upstream(settings: GatewaySettings, service: GuardrailService, dtype: Dtype) -> Upstream:
     if settings.upstream is not None:
         from guardrail_gateway.upstream.http import HttpUpstream
 
@@ -125,7 +126,8 @@ async def _upstream(settings: GatewaySettings, service: GuardrailService) -> Ups
     from guardrail_gateway.upstream.embedded import EmbeddedUpstream
     from guardrail_plugin.pool.default import default_pool
 
-    return await anyio.to_thread.run_sync(EmbeddedUpstream, service.pool or default_pool())
+    open_ = partial(EmbeddedUpstream, service.pool or default_pool(), dtype=dtype)
+    return await anyio.to_thread.run_sync(open_)
 
 
 def _cors(settings: GatewaySettings) -> list[Middleware]:

@@ -17,6 +17,7 @@ from guardrail_gateway.upstream.embedded_responses import ResponseStream, as_cha
 from guardrail_gateway.upstream.protocol import Endpoint, Reply, UpstreamError
 from guardrail_gateway.upstream.tool_calls import forced_call
 from guardrail_plugin import GuardrailError, InferencePool, InputError
+from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.runnables.chat_model import PoolChatModel
 
 _DEFAULT_TOKENS = 256
@@ -69,15 +70,15 @@ class EmbeddedUpstream:
 
     provider = "guardrail"
 
-    def __init__(self, pool: InferencePool) -> None:
-        """Register the model with the pool. Its weights are read when it is first asked.
+    def __init__(self, pool: InferencePool, *, dtype: Dtype = "auto") -> None:
+        """Register the model with the pool. Its weights are read, in ``dtype``, when it is first asked.
 
         Raises:
             ModelNotFoundError, MissingDependencyError: it is not installed.
         """
         self._pool = pool
-        self._model = PoolChatModel(pool=pool)
-        self.model_id = str(self._model._identifying_params["model"]).removeprefix("chat:")
+        self._model = PoolChatModel(pool=pool, dtype=dtype)
+        self.model_id = str(self._model._identifying_params["model"]).removeprefix("chat:").partition("+")[0]
 
     async def ask(self, endpoint: Endpoint, body: JsonObject, headers: Mapping[str, str]) -> Reply:
         """Return the whole answer. Cancellation: the decode is stopped."""

@@ -12,6 +12,8 @@ import pytest
 
 from guardrail_gateway import GatewaySettings, create_app
 from guardrail_gateway.testing import serving
+from guardrail_gateway.upstream.embedded import EmbeddedUpstream
+from guardrail_plugin import InferencePool
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
@@ -147,3 +149,11 @@ def test_a_conversation_that_is_too_long(embedded: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         embedded.chat.completions.create(model="any", messages=turns)
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_the_models_name_does_not_tell_its_number_format(embedded_base: Path) -> None:
+    with InferencePool() as pool:
+        plain, half = EmbeddedUpstream(pool), EmbeddedUpstream(pool, dtype="bfloat16")
+        assert half.model_id == plain.model_id
+        assert half._model.dtype == "bfloat16"
+        assert "+" not in half.model_id

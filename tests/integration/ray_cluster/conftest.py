@@ -21,8 +21,6 @@ AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_lis
 
 ATTEMPTS = 4
 
-ATTEMPTS = 4
-
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
@@ -60,17 +58,6 @@ def ray_cluster() -> Iterator[Any]:
                 serve.shutdown()
                 ray.shutdown()
             cluster.shutdown()
-
-
-def _add_node(cluster: Any, **settings: Any) -> None:
-    """Start a node, in several attempts: on a busy machine its Python agents miss the 15 s that Ray gives them."""
-    for attempt in range(ATTEMPTS):
-        try:
-            cluster.add_node(num_cpus=1, **settings, **_free_ports())
-            return
-        except Exception:  # noqa: PERF203 - Ray has no narrower one; what it left behind ends with this process
-            if attempt == ATTEMPTS - 1:
-                raise
 
 
 def _add_node(cluster: Any, **settings: Any) -> None:

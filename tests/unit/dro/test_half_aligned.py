@@ -20,7 +20,16 @@ from guardrail_plugin.dro.half_aligned import METADATA_KEY, _drawn, align  # noq
 from guardrail_plugin.dro.lessons import lessons  # noqa: E402
 from guardrail_plugin.dro.load import load_chat_model, read_references  # noqa: E402
 
-SIZES = {"harmful": 6, "harmless": 4, "everyday": 2, "answered": 2, "held_out": 2, "answer_tokens": 6, "rank": 2}
+SIZES = {
+    "harmful": 6,
+    "harmless": 4,
+    "everyday": 2,
+    "answered": 2,
+    "held_out": 2,
+    "answer_tokens": 6,
+    "rank": 2,
+    "frames": 1,
+}
 CONFIG = AlignConfig(**SIZES, epochs=1, batch_size=4, tries=2)
 
 
