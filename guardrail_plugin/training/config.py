@@ -108,6 +108,8 @@ class TrainConfig(_Strict):
             counts more than a short one; 1 = every row counts the same.
         style_balance: draw the queries of the mix so that their style says little about the label.
         start_from: recipe whose guardian this run goes on from; ``None`` = from the base.
+        average_start: share of that guardian's weights in the result, which is the mean of what the run began and ended
+            with: it keeps more of what the earlier stage did better (WiSE-FT, arXiv 2109.01903).
         response_share: share of harmful rows that carry a safeguard response.
         wrong_label_share: share of those whose label token is replaced at random, so that ``[respond]`` alone forces
             a response that fits the text.
@@ -137,6 +139,7 @@ class TrainConfig(_Strict):
     row_weight_power: Annotated[float, Field(ge=0, le=1)] = 0.0
     style_balance: bool = False
     start_from: str | None = None
+    average_start: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lambda_response: Annotated[float, Field(ge=0)] = 0.5
     response_share: Annotated[float, Field(ge=0, le=1)] = 0.15
     wrong_label_share: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -87,6 +87,7 @@ def train(
             if rank == 0 and time.monotonic() - saved_at > checkpoint_every_s:
                 run.checkpoint(out / CHECKPOINT_FILE, step + 1)
                 saved_at = time.monotonic()
+    run.average_with(start)
     with run.precision():
         validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
     if rank == 0:
@@ -159,6 +160,18 @@ class _Run:
         if folder is not None:
             state = load_file(folder / ADAPTER_FILE)
             set_peft_model_state_dict(self.network.peft, {name: tensor.float() for name, tensor in state.items()})
+
+    def average_with(self, start: Path | None) -> None:
+        """Mix the weights that the run began with into those it ended with (WiSE-FT, arXiv 2109.01903)."""
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        share = self.config.average_start
+        if start is None or share == 0:
+            return
+        ended = get_peft_model_state_dict(self.network.peft, save_embedding_layers=False)
+        began = load_file(start / ADAPTER_FILE)
+        mean = {name: torch.lerp(one.float(), began[name].to(one.device).float(), share) for name, one in ended.items()}
+        set_peft_model_state_dict(self.network.peft, mean)
 
     def total_steps(self) -> int:
         first = self.epoch(0)

@@ -12,6 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file  # noqa: E402
+
 from guardrail_plugin import Guardian, InferencePool  # noqa: E402
 from guardrail_plugin.assembly import export_merged  # noqa: E402
 from guardrail_plugin.core.errors import ConfigError  # noqa: E402
@@ -193,6 +195,24 @@ def test_a_second_stage_goes_on_from_the_first(config: TrainConfig, data: Path, 
     later = config.model_copy(update={"start_from": "first", "learning_rate": 1e-9, "token_learning_rate": 1e-9})
     result = train(later, data_folders=[data], out=tmp_path, device="cpu", start=trained, max_steps=1, quiet=True)
     assert result.validation.auroc["input"] > 0.95  # one step of no size: what it knows, it knew
+
+
+def test_a_stage_may_end_between_where_it_began_and_where_it_would_have(
+    config: TrainConfig, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    ends = {}
+    for share in (0.0, 0.25):
+        later = config.model_copy(update={"start_from": "first", "average_start": share, "epochs": 1.0})
+        out = tmp_path / str(share)
+        train(later, data_folders=[data], out=out, device="cpu", start=trained, quiet=True)
+        ends[share] = load_file(out / ADAPTER_FILE)
+    began = load_file(trained / ADAPTER_FILE)
+    moved = 0.0
+    for name, start in began.items():
+        expected = 0.75 * ends[0.0][name].float() + 0.25 * start.float()
+        assert torch.allclose(ends[0.25][name].float(), expected, atol=2e-2, rtol=2e-2)  # all were rounded to bfloat16
+        moved += float((ends[0.0][name].float() - ends[0.25][name].float()).abs().sum())
+    assert moved > 0
 
 
 def test_a_second_stage_without_the_first_is_an_error(config: TrainConfig, data: Path, tmp_path: Path) -> None:
