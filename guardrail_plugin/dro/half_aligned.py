@@ -165,6 +165,7 @@ def _write(peft: Any, out: Path, result: Aligned, *, config: AlignConfig, identi
     out.mkdir(parents=True, exist_ok=True)
     own = peft.peft_config["default"]
     own.base_model_name_or_path, own.revision, own.inference_mode = identity.base_model, identity.revision, True
+    own.target_modules = sorted(own.target_modules)  # a set: in another order in every process
     own.save_pretrained(str(out))
     tensors = {
         name: t.to(torch.bfloat16).contiguous()

@@ -58,6 +58,7 @@ def save_artefact(
     sort_header(folder / ADAPTER_FILE)
     peft_config = network.peft.peft_config["default"]
     peft_config.base_model_name_or_path = manifest.base_model  # not the folder that it was loaded from
+    peft_config.target_modules = sorted(peft_config.target_modules)  # a set: in another order in every process
     peft_config.save_pretrained(str(folder))
     manifest.write(folder)
     write_card(folder, manifest)

@@ -88,6 +88,8 @@ def test_an_adapter_is_made_and_made_again(tiny_base: Path, tmp_path: Path) -> N
         assert result.steps == 3  # 12 lessons in batches of 4; no data folder, so none with ready answers
         made.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert made[0] == made[1]
+    settings = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == sorted(settings["target_modules"])
     with safe_open(tmp_path / "one" / "adapter_model.safetensors", "pt") as file:
         told = json.loads(file.metadata()[METADATA_KEY])
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
