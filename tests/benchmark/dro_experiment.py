@@ -36,6 +36,7 @@ LOSSES: dict[str, dict[str, float]] = {
     "dro-no-refusal": {"refusal": 0.0},
     "dro-no-harmfulness": {"beta": 0.0},
     "dro-no-utility": {"gamma": 0.0},
+    "dro-balanced": {"beta": 1.0, "gamma": 0.1},  # both heads alike, and a hundred times the paper's weight on L_U
 }
 ESSENTIAL = ["none", "default", "dro", "vpt"]
 ROWS = ["none", "default", "mistral", "short", "vpt", *LOSSES]
