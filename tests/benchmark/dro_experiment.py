@@ -172,7 +172,7 @@ class Experiment:
             if runs:
                 rows.append(pooled(row, runs, baseline[0] if baseline else None))
         settings = {name: str(value) for name, value in vars(self.options).items()}
-        anchor = self._anchor.report() if self._anchor else None
+        anchor = self.anchor.report() if (self.out / "anchor.safetensors").is_file() else None
         return {"settings": settings, "model": self.model.name_or_path, "anchor": anchor, "rows": rows}
 
     def _answers(self, anchor: dro.Anchor) -> list[dro.Answer]:
