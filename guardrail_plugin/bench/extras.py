@@ -147,10 +147,11 @@ async def overload(bench: Bench, *, rate: float, seconds: float, timeout_s: floa
 
 
 def _distinct(bench: Bench, index: int) -> ScoreRequest:
-    """Return a request that no other in flight is equal to, so that none is coalesced."""
-    count = len(bench.load.prompts)
-    prompt = (*bench.load.prompts[index % count], 100 + index // count % 1000)
-    return ScoreRequest("m", prompt, bench.load.label_ids, prefix_len=bench.load.request(0).prefix_len)
+    """Return a request that no other in flight is equal to, nor begins like: none is coalesced or half computed."""
+    count, template = len(bench.load.prompts), bench.load.request(0).prefix_len
+    prompt = bench.load.prompts[index % count]
+    prompt = (*prompt[:template], 100 + index // count % 1000, *prompt[template:])
+    return ScoreRequest("m", prompt, bench.load.label_ids, prefix_len=template)
 
 
 def _packed_pool(bench: Bench, *, replicas: int) -> InferencePool:
