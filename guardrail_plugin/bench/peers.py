@@ -28,7 +28,7 @@ from guardrail_plugin.models.torch_threads import use_one_thread
 from guardrail_plugin.pool import ScoreRequest
 
 _LINGER_S = 0.005  # ``batched``'s default, given to all
-_SEQUENCES = 16  # of llama.cpp, decoded together; more of them were slower
+_SEQUENCES = 16  # of llama.cpp, run together
 _START_S = 180.0
 _ANSWER_S = 60.0
 _FORCED = 100.0  # added to the labels' logits: nothing else is ever chosen
@@ -116,7 +116,7 @@ def litserve(bench: Bench) -> Iterator[Ask]:
 
         async def ask(request: ScoreRequest) -> int:
             body = {"input_ids": request.input_ids, "label_ids": request.label_ids, "prefix_len": request.prefix_len}
-            return int((await _answer(client, "/predict", body))["best"])
+            return int((await _answer(client, "/predict", body, failures=httpx.HTTPError))["best"])
 
         limits = httpx.Limits(max_connections=None)
         client = httpx.AsyncClient(base_url=f"http://{_LOOPBACK}:{port}", timeout=_ANSWER_S, limits=limits)
@@ -150,7 +150,8 @@ def llama_cpp(bench: Bench) -> Iterator[Ask]:
 
     async def ask(request: ScoreRequest) -> int:
         body = {"prompt": request.input_ids, "n_predict": 1, "temperature": 0.0, "cache_prompt": True}
-        answer = await _answer(client, "/completion", {**body, "logit_bias": only_labels, "return_tokens": True})
+        body |= {"logit_bias": only_labels, "return_tokens": True}
+        answer = await _answer(client, "/completion", body, failures=httpx.HTTPError)
         return places[answer["tokens"][0]]
 
     template = bench.load.prompts[0][: bench.load.request(0).prefix_len]
@@ -165,17 +166,16 @@ def llama_cpp(bench: Bench) -> Iterator[Ask]:
         del server  # which ends it
 
 
-async def _answer(client: Any, path: str, body: dict[str, Any]) -> Any:
+async def _answer(client: Any, path: str, body: dict[str, Any], *, failures: type[Exception]) -> Any:
     """Return a server's JSON.
 
     Raises:
         SkippedError: it gave none; the others are measured all the same.
     """
-    httpx = _module("httpx", package="httpx")
     try:
         answer = await client.post(path, json=body)
         answer.raise_for_status()
-    except httpx.HTTPError as error:
+    except failures as error:
         raise SkippedError(f"its server did not answer ({type(error).__name__})") from None
     return answer.json()
 

@@ -219,6 +219,9 @@ def test_a_second_stage_without_the_first_is_an_error(config: TrainConfig, data:
     later = config.model_copy(update={"start_from": "first"})
     with pytest.raises(ConfigError, match="goes on from 'first'"):
         train(later, data_folders=[data], out=tmp_path, device="cpu", quiet=True)
+    alone = config.model_copy(update={"average_start": 0.5})
+    with pytest.raises(ConfigError, match="name them in start_from"):
+        train(alone, data_folders=[data], out=tmp_path, device="cpu", quiet=True)
 
 
 def test_rows_that_count_alike_are_learnt_too(config: TrainConfig, data: Path, tmp_path: Path) -> None:
