@@ -158,9 +158,7 @@ class _Run:
             wanted = self.config.start_from
             raise ConfigError(f"the recipe goes on from {wanted!r}: give the folder of that guardian as start")
         if folder is None and self.config.average_start:
-            raise ConfigError(
-                "average_start is a share of weights that a run goes on from: name them in start_from"
-            )
+            raise ConfigError("average_start is a share of weights that a run goes on from: name them in start_from")
         if folder is not None:
             state = load_file(folder / ADAPTER_FILE)
             set_peft_model_state_dict(self.network.peft, {name: tensor.float() for name, tensor in state.items()})
