@@ -91,6 +91,14 @@ def verdict_cells(
 
 
 async def _cell(bench: Bench, name: str, ask: Ask, concurrency: int, number: int) -> Cell:
+    try:
+        return await _measured(bench, name, ask, concurrency, number)
+    finally:
+        if isinstance(ask, peers.HttpAsk):
+            await ask.aclose()  # here, where the loop of its connections still runs
+
+
+async def _measured(bench: Bench, name: str, ask: Ask, concurrency: int, number: int) -> Cell:
     requests = [bench.load.request(i) for i in range(len(bench.load.prompts))]
     # What is loaded at first use is not counted; of the prompts only the template may be kept from this.
     await closed_loop(ask, [bench.load.other(i) for i in range(2)], concurrency=1)

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -114,13 +114,11 @@ def litserve(bench: Bench) -> Iterator[Ask]:
     try:
         _wait_for(f"http://{_LOOPBACK}:{port}/health", alive=lambda: server.poll() is None)
 
-        async def ask(request: ScoreRequest) -> int:
-            body = {"input_ids": request.input_ids, "label_ids": request.label_ids, "prefix_len": request.prefix_len}
-            return int((await _answer(client, "/predict", body, failures=httpx.HTTPError))["best"])
+        def body(request: ScoreRequest) -> dict[str, Any]:
+            return {"input_ids": request.input_ids, "label_ids": request.label_ids, "prefix_len": request.prefix_len}
 
-        limits = httpx.Limits(max_connections=None)
-        client = httpx.AsyncClient(base_url=f"http://{_LOOPBACK}:{port}", timeout=_ANSWER_S, limits=limits)
-        yield ask
+        url = f"http://{_LOOPBACK}:{port}"
+        yield HttpAsk(httpx, url, path="/predict", body=body, read=lambda answer: int(answer["best"]))
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)  # its workers too: they outlive a server that is merely asked to end
@@ -148,36 +146,55 @@ def llama_cpp(bench: Bench) -> Iterator[Ask]:
     places = {label: place for place, label in enumerate(bench.load.label_ids)}
     only_labels = [[label, _FORCED] for label in bench.load.label_ids]
 
-    async def ask(request: ScoreRequest) -> int:
-        body = {"prompt": request.input_ids, "n_predict": 1, "temperature": 0.0, "cache_prompt": True}
-        body |= {"logit_bias": only_labels, "return_tokens": True}
-        answer = await _answer(client, "/completion", body, failures=httpx.HTTPError)
-        return places[answer["tokens"][0]]
+    def body(request: ScoreRequest) -> dict[str, Any]:
+        asked = {"prompt": request.input_ids, "n_predict": 1, "temperature": 0.0, "cache_prompt": True}
+        return asked | {"logit_bias": only_labels, "return_tokens": True}
 
     template = bench.load.prompts[0][: bench.load.request(0).prefix_len]
     for sequence in range(_SEQUENCES):  # each keeps its own copy of the template: none is to be computed in the cell
-        body = {"prompt": template, "n_predict": 1, "cache_prompt": True, "id_slot": sequence}
-        httpx.post(f"{server.listening_address}/completion", json=body, timeout=_ANSWER_S).raise_for_status()
-    limits = httpx.Limits(max_connections=None)
-    client = httpx.AsyncClient(base_url=server.listening_address, timeout=_ANSWER_S, limits=limits)
+        once = {"prompt": template, "n_predict": 1, "cache_prompt": True, "id_slot": sequence}
+        httpx.post(f"{server.listening_address}/completion", json=once, timeout=_ANSWER_S).raise_for_status()
     try:
-        yield ask
+        url = server.listening_address
+        yield HttpAsk(httpx, url, path="/completion", body=body, read=lambda answer: places[answer["tokens"][0]])
     finally:
         del server  # which ends it
 
 
-async def _answer(client: Any, path: str, body: dict[str, Any], *, failures: type[Exception]) -> Any:
-    """Return a server's JSON.
+class HttpAsk:
+    """Asks a peer's server over connections that are kept open. Used in one event loop, which awaits ``aclose``."""
 
-    Raises:
-        SkippedError: it gave none; the others are measured all the same.
-    """
-    try:
-        answer = await client.post(path, json=body)
-        answer.raise_for_status()
-    except failures as error:
-        raise SkippedError(f"its server did not answer ({type(error).__name__})") from None
-    return answer.json()
+    def __init__(
+        self,
+        httpx: Any,
+        url: str,
+        *,
+        path: str,
+        body: Callable[[ScoreRequest], dict[str, Any]],
+        read: Callable[[Any], int],
+    ) -> None:
+        self._client = httpx.AsyncClient(base_url=url, timeout=_ANSWER_S, limits=httpx.Limits(max_connections=None))
+        self._failures = httpx.HTTPError
+        self._path = path
+        self._body = body
+        self._read = read
+
+    async def __call__(self, request: ScoreRequest) -> int:
+        """Return the label.
+
+        Raises:
+            SkippedError: the server gave no answer; the others are measured all the same.
+        """
+        try:
+            answer = await self._client.post(self._path, json=self._body(request))
+            answer.raise_for_status()
+        except self._failures as error:
+            raise SkippedError(f"its server did not answer ({type(error).__name__})") from None
+        return self._read(answer.json())
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
 
 
 def _wait_for(url: str, *, alive: Any) -> None:

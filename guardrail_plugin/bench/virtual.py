@@ -224,12 +224,21 @@ class VirtualWorker(Worker):
         turn, self._turn = self._turn, None
         if turn is None:
             return
+        if isinstance(turn, ScoreTurn) and all(job.state == "done" for job in turn.jobs):
+            self._in_vain(turn)
+            return
         loss = self._play(turn)
         if loss is not None:
             self.deaths += 1
             self._replica_here = None
             self._bury(loss)
         self._tidy()
+
+    def _in_vain(self, turn: ScoreTurn) -> None:
+        """All callers have gone since the turn began. A real worker would have been at it when they went."""
+        seconds = self._seconds(turn)
+        self._spend(seconds)
+        self._virtual_queue.ran(turn.jobs, slot=self.slot, seconds=seconds, backlog=turn.backlog)
 
     def _seconds(self, turn: Turn) -> float:
         if isinstance(turn, ScoreTurn):

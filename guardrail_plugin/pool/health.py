@@ -1,4 +1,4 @@
-"""Pure records of how a slot is doing: memory budget, circuit per model, measured pace. Time is injected."""
+"""Pure records of how a slot is doing: memory budget, circuit per model. Time is injected."""
 
 from __future__ import annotations
 
@@ -13,17 +13,6 @@ TRIP_AFTER = 3
 
 FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 30.0
-
-RETRY_AFTER_UNMEASURED_S = 1.0
-RETRY_AFTER_LEAST_S = 0.05
-RETRY_AFTER_MOST_S = 60.0
-
-_TOO_LATE = 0.005  # share of what is let in that may take longer than it has
-_CAUTION_STEP = 0.1
-_MOST_CAUTION = 4.0
-
-_PACE_DECAY = 0.9  # weight of the past after each batch: about the last ten batches count
-_PACE_MIN_BATCHES = 3
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -95,58 +84,3 @@ class Circuit:
         self.error = None
         self.open_until = None
         self._failures = self._deaths = 0
-
-
-class Caution:
-    """How many times longer than estimated answers take in the slowest percent: follows that quantile as it moves.
-
-    A batch ends later than its first row, and neighbours in length overtake: an estimate of the mean, taken as it is,
-    would let in many that come too late.
-
-    Source: Robbins and Monro's stochastic approximation of a quantile.
-    """
-
-    def __init__(self) -> None:
-        self.factor = 1.0
-
-    def saw(self, *, estimated_s: float, took_s: float, in_time: bool) -> None:
-        """Note an answer, or that there was none in time."""
-        longer = not in_time or took_s > self.factor * estimated_s
-        step = _CAUTION_STEP if longer else -_CAUTION_STEP * _TOO_LATE / (1 - _TOO_LATE)
-        self.factor = min(max(1.0, self.factor + step), _MOST_CAUTION)
-
-
-class Pace:
-    """Tokens per second of one slot while work is waiting. Small batches say nothing about that."""
-
-    def __init__(self) -> None:
-        self._batches = 0
-        self._tokens = 0.0
-        self._seconds = 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """Count one batch that left others waiting, or that was large."""
-        self._batches += 1
-        self._tokens = self._tokens * _PACE_DECAY + tokens
-        self._seconds = self._seconds * _PACE_DECAY + seconds
-
-    def lost(self, seconds: float) -> None:
-        """Count time that went to decodes while verdicts waited."""
-        self._seconds += seconds
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Tokens per second of one slot; ``None`` until it has been measured."""
-        measured = self._batches >= _PACE_MIN_BATCHES and self._seconds > 0
-        return self._tokens / self._seconds if measured else None
-
-    def retry_after_s(self, tokens: int, slots: int) -> float:
-        """Return when to try again, given what waits."""
-        wait_s = self.wait_s(tokens, slots)
-        after_s = RETRY_AFTER_UNMEASURED_S if wait_s is None else wait_s
-        return min(max(after_s, RETRY_AFTER_LEAST_S), RETRY_AFTER_MOST_S)
-
-    def wait_s(self, tokens: int, slots: int) -> float | None:
-        """Return how long this many waiting tokens take on so many slots; ``None`` until it has been measured."""
-        pace = self.tokens_per_s
-        return tokens / (pace * slots) if pace and slots > 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +19,8 @@ from guardrail_plugin.pool.tickets import Ticket
 from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn, StepTurn, TidyTurn, Turn
 
 _NO_ROOM: dict[Fit, str] = {"full": "the queue is full", "over share": "this tenant's part of the queue is full"}
+
+_UNMEASURED_ROWS = 4
 
 
 class JobQueue(Ledger):
@@ -229,7 +232,10 @@ class JobQueue(Ledger):
         now = self._clock()
         self._residents.used(slot.device, anchor.model)
         rows = []
-        for job in self._scheduler.take(anchor, room, owner=slot.index):
+        slack_s = math.inf if anchor.deadline is None else max(0.0, anchor.deadline - now)
+        if anchor.kind == "score":
+            room = self._in_time(anchor, room, slack_s)
+        for job in self._scheduler.take(anchor, room, owner=slot.index, head_start_s=slack_s):
             leader = self._start(job, now)
             if leader is not None:
                 rows.append(leader)
@@ -237,6 +243,16 @@ class JobQueue(Ledger):
             self._wake_workers(now)
         self._room_was_made()
         return rows
+
+    def _in_time(self, anchor: AnyJob, room: Room, slack_s: float) -> Room:
+        """Return the part of a batch's room that can be run before its oldest row is due; all, if that is too late."""
+        pace = self._pace.tokens_per_s
+        if math.isinf(slack_s):
+            return room
+        if pace is None:
+            return Room(min(room.rows, _UNMEASURED_ROWS), room.tokens)  # so that the speed is soon known
+        tokens = slack_s / self._caution.factor * pace
+        return Room(room.rows, int(tokens)) if anchor.tokens <= tokens < room.tokens else room
 
     def _start(self, job: AnyJob, now: float) -> AnyJob | None:
         """Mark a job's future as running; if its caller has gone, that of the next who waits for its run, if any."""
@@ -284,12 +300,17 @@ class JobQueue(Ledger):
     def _too_late(self, jobs: Sequence[AnyJob], now: float) -> bool:
         # Optimistic on purpose: decodes are not foreseen, and a raised priority passes. What turns out late expires.
         deadline = min((job.deadline for job in jobs if job.deadline is not None), default=None)
-        if deadline is None or jobs[0].kind == "generate" or jobs[0].priority > 0:
+        pace = self._pace.tokens_per_s
+        if deadline is None or pace is None or jobs[0].kind == "generate" or jobs[0].priority > 0:
             return False
-        tokens = self._scheduler.tokens_ahead(jobs)
-        wait_s = self._pace.wait_s(tokens, self._working) if tokens else None
-        if wait_s is None:
-            return False  # nothing stands before it, or nothing is known
+        if not self._scheduler.waits("score") and any(slot.phase == "idle" for slot in self.slots):
+            return False
+        ahead = self._scheduler.tokens_ahead(jobs, now, tokens_per_s=pace * self._working)
+        if not ahead:
+            return False
+        # It is answered when the whole batch that it is in has run, on one slot.
+        batch = min(ahead, max(slot.budget(jobs[0].model).tokens for slot in self.slots))
+        wait_s = ahead / (pace * self._working) + batch / pace
         for job in jobs:
             job.estimate_s = wait_s
         return now + wait_s * self._caution.factor > deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -131,27 +132,34 @@ class Lane(Generic[ItemT]):
         first = self._by_age.peek()
         return first[1] if first else None
 
-    def near(self, anchor: ItemT) -> Nearest[ItemT]:
-        """Look outwards from an item's length; the item itself is left out."""
+    def near(self, anchor: ItemT, *, until: float = math.inf) -> Nearest[ItemT]:
+        """Look outwards from an item's length. The item itself is left out, and who has come after ``until``."""
         at = self._place(anchor)
         is_here = at < len(self._by_length) and self._by_length[at][2] is anchor
-        return Nearest(self._by_length, low=at, high=at + is_here, length=anchor.tokens)
+        return Nearest(self._by_length, low=at, high=at + is_here, length=anchor.tokens, until=until)
 
     def _place(self, item: ItemT) -> int:
         return bisect_left(self._by_length, (item.tokens, item.seq), key=lambda entry: (entry[0], entry[1]))
 
 
 class Nearest(Generic[ItemT]):
-    """One lane's items from the nearest in length outwards. What it has handed out is a contiguous run of lengths."""
+    """One lane's items from the nearest in length outwards."""
 
-    def __init__(self, entries: list[tuple[int, int, ItemT]], *, low: int, high: int, length: int) -> None:
+    def __init__(
+        self, entries: list[tuple[int, int, ItemT]], *, low: int, high: int, length: int, until: float
+    ) -> None:
         self._entries = entries
-        self._low = low  # entries[low:high] have been handed out, or are the anchor
+        self._low = low  # entries[low:high] have been handed out or passed over, or are the anchor
         self._high = high
         self._length = length
+        self._until = until
 
     def next(self, fits: Callable[[int], bool]) -> ItemT | None:
         """Return the next item for whose length there is room; the shorter of two that are equally near."""
+        while self._low > 0 and self._entries[self._low - 1][2].age_key > self._until:
+            self._low -= 1
+        while self._high < len(self._entries) and self._entries[self._high][2].age_key > self._until:
+            self._high += 1
         shorter = self._entries[self._low - 1] if self._low > 0 else None
         longer = self._entries[self._high] if self._high < len(self._entries) else None
         if shorter is not None and not fits(shorter[0]):
@@ -167,12 +175,20 @@ class Nearest(Generic[ItemT]):
         return None
 
 
-def gather(lanes: Mapping[str, Lane[ItemT]], anchor: ItemT, room: Room, *, had: Callable[[str], float]) -> list[ItemT]:
+def gather(
+    lanes: Mapping[str, Lane[ItemT]],
+    anchor: ItemT,
+    room: Room,
+    *,
+    had: Callable[[str], float],
+    until: float = math.inf,
+) -> list[ItemT]:
     """Return a batch: the anchor and neighbours in length, as many as there is room for, shortest first.
 
     Args:
         lanes: by tenant; all of one model and kind.
         had: what a tenant has been served so far. Each place goes to the tenant that has had least, this batch counted.
+        until: who counts as having come after this (``age_key``) does not overtake.
     """
     if anchor.solo:
         return [anchor]
@@ -180,7 +196,7 @@ def gather(lanes: Mapping[str, Lane[ItemT]], anchor: ItemT, room: Room, *, had: 
     longest = anchor.tokens
     line = [(had(tenant) + anchor.cost * (tenant == anchor.tenant), tenant) for tenant in lanes]
     heapq.heapify(line)
-    near = {tenant: lane.near(anchor) for tenant, lane in lanes.items()}
+    near = {tenant: lane.near(anchor, until=until) for tenant, lane in lanes.items()}
 
     def fits(length: int) -> bool:
         return (len(batch) + 1) * max(longest, length) <= room.tokens

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from guardrail_plugin.core.errors import PoolClosed
 from guardrail_plugin.pool.admission import Fit, Limits
-from guardrail_plugin.pool.health import Caution, Pace
+from guardrail_plugin.pool.forecast import Caution, Pace
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob
 from guardrail_plugin.pool.residents import Residents
 from guardrail_plugin.pool.scheduler import Scheduler

@@ -7,11 +7,13 @@ One that equals another in flight is ``joined`` instead and shares its run. Whoe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from typing import Generic
 
 from guardrail_plugin.pool.admission import Admission, Fit, Limits, Load
+from guardrail_plugin.pool.forecast import Demand, share_of_queue
 from guardrail_plugin.pool.lane import Item, ItemT, Kind, Lane, LazyHeap, Room, gather
 from guardrail_plugin.pool.runs import Runs
 from guardrail_plugin.pool.shares import Shares
@@ -32,6 +34,7 @@ class Scheduler(Generic[ItemT]):
         self._lanes: dict[Kind, dict[str, dict[str, Lane[ItemT]]]] = {"score": {}, "generate": {}}  # model, tenant
         self._shares: dict[Kind, Shares] = {"score": Shares(), "generate": Shares()}
         self._admission = Admission(limits)
+        self._demand = Demand()
         self._runs: Runs[ItemT] = Runs()
         self._scoring_tokens = 0
         self._live: dict[int, ItemT] = {}
@@ -71,21 +74,24 @@ class Scheduler(Generic[ItemT]):
         """Return the item that stands for this one's run, itself or an equal one; ``None`` if the run is over."""
         return self._runs.leader(item)
 
-    def tokens_ahead(self, items: Sequence[ItemT]) -> int:
-        """Return how many tokens of scores have to be run until the last of a new list, all of one tenant, is answered.
+    def tokens_ahead(self, items: Sequence[ItemT], now: float, *, tokens_per_s: float) -> float:
+        """Return how many tokens of scores will run until the last of a new list, all of one tenant, is answered.
 
-        Of what other tenants have waiting as much as of its own, for shares are equal. 0: nothing waits, or the list
-        joins runs in flight.
+        Args:
+            items: the list; 0 is returned if nothing waits or runs before it, or if it joins runs in flight.
+            now: on the clock of ``admit``.
+            tokens_per_s: of all slots.
         """
         news = self._news(items)
-        if news.rows == 0 or not self._lanes["score"]:
+        if news.rows == 0 or not (self._lanes["score"] or self._scoring_tokens):
             return 0
-        waiting: dict[str, int] = {}
+        waiting: dict[str, float] = {}
         for lanes in self._lanes["score"].values():
             for tenant, lane in lanes.items():
                 waiting[tenant] = waiting.get(tenant, 0) + lane.tokens
         own = waiting.pop(items[0].tenant, 0) + news.tokens
-        return self._scoring_tokens + own + sum(min(tokens, own) for tokens in waiting.values())
+        demand = {tenant: rate for tenant, rate in self._demand.of(now).items() if tenant != items[0].tenant}
+        return self._scoring_tokens + share_of_queue(own, waiting, demand, tokens_per_s=tokens_per_s)
 
     def patience(self, item: ItemT) -> float | None:
         """Return the deadline of whoever waits longest for the run that this item leads; ``None``: there is none."""
@@ -118,6 +124,7 @@ class Scheduler(Generic[ItemT]):
             self._admission.note(items[0].tenant, now)
         if not fits:
             return False
+        self._demand.note(items[0].tenant, sum(item.tokens for item in items if item.kind == "score"), now)
         for item in items:
             item.seq = next(self._seq)
             item.enqueued_at = now
@@ -147,10 +154,15 @@ class Scheduler(Generic[ItemT]):
         shares.waiting(fronts)
         return min(fronts.values(), key=lambda item: (shares.turn(item), _age(item)))
 
-    def take(self, anchor: ItemT, room: Room, *, owner: int | None = None) -> list[ItemT]:
-        """Start a batch around ``anchor`` (from ``oldest``): its kind and model, nearest lengths, within ``room``."""
-        shares = self._shares[anchor.kind]
-        batch = gather(self._lanes[anchor.kind][anchor.model], anchor, room, had=shares.had)
+    def take(
+        self, anchor: ItemT, room: Room, *, owner: int | None = None, head_start_s: float = math.inf
+    ) -> list[ItemT]:
+        """Start a batch around ``anchor`` (from ``oldest``): its kind and model, nearest lengths, within ``room``.
+
+        Who came more than ``head_start_s`` after the anchor does not overtake those of other lengths that came before.
+        """
+        shares, until = self._shares[anchor.kind], anchor.age_key + head_start_s
+        batch = gather(self._lanes[anchor.kind][anchor.model], anchor, room, had=shares.had, until=until)
         for item in batch:
             item.owner = owner  # before the state, so that recovery finds it wherever a dying thread stops
             self._dequeue(item)

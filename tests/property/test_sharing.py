@@ -237,9 +237,13 @@ def test_equal_requests_of_different_tenants_run_apart() -> None:
 
 def test_the_tokens_ahead_of_a_newcomer_are_its_fair_share_of_the_others() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits())
-    assert scheduler.tokens_ahead([item("new", tokens=10)]) == 0, "nothing waits"
+
+    def ahead(newcomer: Item) -> float:
+        return scheduler.tokens_ahead([newcomer], 0.0, tokens_per_s=1e9)
+
+    assert ahead(item("new", tokens=10)) == 0, "nothing waits"
     assert scheduler.admit([item("crowd", tokens=100) for _ in range(20)], 0.0)
-    assert scheduler.tokens_ahead([item("new", tokens=10)]) == 20
-    assert scheduler.tokens_ahead([item("crowd", tokens=10)]) == 2010
+    assert ahead(item("new", tokens=10)) == 20
+    assert ahead(item("crowd", tokens=10)) == 2010
     assert scheduler.admit([item("crowd", tokens=7, key="same")], 0.0)
-    assert scheduler.tokens_ahead([item("crowd", tokens=7, key="same")]) == 0, "it joins a run"
+    assert ahead(item("crowd", tokens=7, key="same")) == 0, "it joins a run"

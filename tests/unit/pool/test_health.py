@@ -1,4 +1,4 @@
-"""Budgets, circuits, pace: pure records with injected time."""
+"""Budgets and circuits: pure records with injected time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from guardrail_plugin.pool.health import (
     LAST_BACKOFF_S,
     REGROW_AFTER,
     TRIP_AFTER,
-    Caution,
     Circuit,
-    Pace,
     TokenBudget,
     is_out_of_memory,
     kills_replica,
@@ -100,41 +98,3 @@ def test_a_circuit_counts_deaths_in_a_row() -> None:
     assert not circuit.is_open(0.0)
     circuit.died(SystemExit(), 0.0)
     assert circuit.is_open(0.0)
-
-
-def test_the_wait_is_unknown_until_it_has_been_measured() -> None:
-    pace = Pace()
-    pace.add(100, 1.0)
-    pace.add(100, 1.0)
-    assert pace.wait_s(1000, slots=1) is None
-    pace.add(100, 1.0)
-    assert pace.wait_s(1000, slots=1) == pytest.approx(10.0)
-    assert pace.wait_s(1000, slots=4) == pytest.approx(2.5)
-    for _ in range(60):
-        pace.add(100, 0.1)
-    assert pace.wait_s(1000, slots=1) == pytest.approx(1.0, rel=0.05), "the past fades"
-
-
-def test_caution_grows_with_answers_that_come_late_and_fades() -> None:
-    caution = Caution()
-    for _ in range(5):
-        caution.saw(estimated_s=1.0, took_s=2.0, in_time=True)
-    assert caution.factor == pytest.approx(1.5)
-    caution.saw(estimated_s=1.0, took_s=1.0, in_time=False)
-    assert caution.factor == pytest.approx(1.6), "an answer that never came counts as late, whatever was estimated"
-    for _ in range(200):
-        caution.saw(estimated_s=1.0, took_s=10.0, in_time=True)
-    assert caution.factor == 4.0
-    for _ in range(100_000):
-        caution.saw(estimated_s=1.0, took_s=0.5, in_time=True)
-    assert caution.factor == 1.0
-
-
-def test_time_that_decodes_take_slows_the_pace_of_verdicts() -> None:
-    pace = Pace()
-    assert pace.tokens_per_s is None
-    for _ in range(5):
-        pace.add(100, 1.0)
-    assert pace.tokens_per_s == pytest.approx(100)
-    pace.lost(pace._seconds)
-    assert pace.tokens_per_s == pytest.approx(50)

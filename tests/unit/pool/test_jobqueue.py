@@ -25,10 +25,16 @@ class Bench:
         self.queue = JobQueue(limits=limits, slots=[self.slot], max_attempts=2, clock=lambda: self.now)
         self.queue.open()
 
-    def score(self, ident: int, *, timeout_s: float | None = None) -> ScoreJob:
+    def score(self, ident: int, *, timeout_s: float | None = None, tokens: int = 1) -> ScoreJob:
         deadline = None if timeout_s is None else self.now + timeout_s
         request = ScoreRequest("m", (ident,), (1,))
-        return ScoreJob(model="m", kind="score", tokens=1, request=request, deadline=deadline, timeout_s=timeout_s)
+        return ScoreJob(model="m", kind="score", tokens=tokens, request=request, deadline=deadline, timeout_s=timeout_s)
+
+    def run(self, jobs: list[AnyJob], *, seconds: float) -> None:
+        """Let a taken batch run."""
+        self.now += seconds
+        self.queue.ran(jobs, slot=self.slot, seconds=seconds, backlog=True)
+        self.queue.finish(jobs, "completed")
 
     def generate(self, ident: int) -> GenerateJob:
         request = GenerateRequest("m", (ident,), max_new_tokens=9, seed=7)
@@ -188,3 +194,48 @@ def test_nothing_shows_token_ids() -> None:
     for job in (bench.score(secret), bench.generate(secret)):
         job.request  # noqa: B018 - it is there, and not shown
         assert str(secret) not in repr(job)
+
+
+def test_the_first_batch_is_small_so_that_the_speed_is_soon_known() -> None:
+    bench = Bench(max_queued=64, max_batch=32)
+    bench.queue.admit([bench.score(ident, timeout_s=60.0) for ident in range(40)], wait=False)
+    rows = bench.take()
+    assert len(rows) == 4
+    bench.run(rows, seconds=1.0)
+    assert len(bench.take()) == 32
+
+
+def test_a_batch_is_no_longer_than_its_oldest_row_can_wait() -> None:
+    bench = Bench(max_queued=64, max_batch=32)
+    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(4)], wait=False)
+    bench.run(bench.take(), seconds=4.0)  # ten tokens per second
+    bench.queue.admit([bench.score(ident, tokens=10, timeout_s=60.0) for ident in range(10, 14)], wait=False)
+    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(20, 24)], wait=False)
+    bench.now += 54.0  # 6 s are left, less a margin: four rows of a second each
+    assert len(bench.take()) == 4
+
+
+def test_who_came_later_overtakes_only_while_the_oldest_has_time() -> None:
+    for waited_s, taken in [(0.0, [1, 3]), (9.5, [1, 2])]:
+        bench = Bench(max_queued=64, max_batch=2)
+        bench.queue.admit([bench.score(0, tokens=5)], wait=False)
+        bench.run(bench.take(), seconds=0.01)
+        bench.queue.admit([bench.score(1, tokens=10, timeout_s=10.0)], wait=False)
+        bench.queue.admit([bench.score(2, tokens=50, timeout_s=10.0)], wait=False)
+        bench.now += 1.0
+        bench.queue.admit([bench.score(3, tokens=11, timeout_s=10.0)], wait=False)
+        bench.now += max(0.0, waited_s - 1.0)
+        assert [job.request.input_ids[0] for job in bench.take()] == taken
+
+
+def test_a_newcomer_whose_whole_batch_would_come_too_late_is_turned_away_at_once() -> None:
+    bench = Bench(max_queued=64)
+    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(4)], wait=False)
+    bench.run(bench.take(), seconds=4.0)
+    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(10, 14)], wait=False)
+    running = bench.take()
+    bench.slot.phase = "scoring"
+    with pytest.raises(PoolOverloaded, match="longer than the deadline"):
+        bench.queue.admit([bench.score(20, tokens=10, timeout_s=4.0)], wait=False)
+    bench.queue.admit([bench.score(21, tokens=10, timeout_s=40.0)], wait=False)
+    bench.run(running, seconds=4.0)

@@ -1,0 +1,70 @@
+"""Pace, demand, shares of the queue, caution: pure records with injected time."""
+
+from __future__ import annotations
+
+import pytest
+
+from guardrail_plugin.pool.forecast import DEMAND_S, Caution, Demand, Pace, share_of_queue
+
+
+def test_the_wait_is_unknown_until_it_has_been_measured() -> None:
+    pace = Pace()
+    assert pace.wait_s(1000, slots=1) is None
+    pace.add(100, 1.0)
+    assert pace.wait_s(1000, slots=1) == pytest.approx(10.0)
+    assert pace.wait_s(1000, slots=4) == pytest.approx(2.5)
+    for _ in range(60):
+        pace.add(100, 0.1)
+    assert pace.wait_s(1000, slots=1) == pytest.approx(1.0, rel=0.05), "the past fades"
+
+
+def test_caution_grows_with_answers_that_come_late_and_fades() -> None:
+    caution = Caution()
+    first = caution.factor
+    assert first > 1.0, "it begins with a margin"
+    for _ in range(5):
+        caution.saw(estimated_s=1.0, took_s=2.0, in_time=True)
+    assert caution.factor == pytest.approx(first + 0.5)
+    caution.saw(estimated_s=1.0, took_s=1.0, in_time=False)
+    assert caution.factor == pytest.approx(first + 0.6), (
+        "an answer that never came counts as late, whatever was estimated"
+    )
+    for _ in range(200):
+        caution.saw(estimated_s=1.0, took_s=10.0, in_time=True)
+    assert caution.factor == 4.0
+    for _ in range(200_000):
+        caution.saw(estimated_s=1.0, took_s=0.5, in_time=True)
+    assert caution.factor == 1.0
+
+
+def test_time_that_decodes_take_slows_the_pace_of_verdicts() -> None:
+    pace = Pace()
+    assert pace.tokens_per_s is None
+    for _ in range(5):
+        pace.add(100, 1.0)
+    assert pace.tokens_per_s == pytest.approx(100)
+    pace.lost(pace._seconds)
+    assert pace.tokens_per_s == pytest.approx(50)
+
+
+def test_a_steady_demand_is_known_soon_and_fades() -> None:
+    demand = Demand()
+    for tenth in range(101):
+        demand.note("steady", 10, tenth / 10)
+        if tenth >= 20:
+            assert demand.of(tenth / 10)["steady"] == pytest.approx(100.0, rel=0.12), "also before DEMAND_S have passed"
+    assert demand.of(10.0 + DEMAND_S)["steady"] == pytest.approx(50.0, rel=0.4)
+    assert demand.of(10.0 + 20 * DEMAND_S)["steady"] < 0.1
+    demand.note("steady", 10, 1000.0)
+    assert demand.of(1010.0)["steady"] < 2.0, "who was away for long begins again"
+
+
+def test_the_share_of_the_queue_counts_what_others_have_and_will_bring_but_no_more_than_ones_own() -> None:
+    def share(own: float, waiting: dict[str, float], demand: dict[str, float]) -> float:
+        return share_of_queue(own, waiting, demand, tokens_per_s=100.0)
+
+    assert share(1000, {}, {}) == 1000
+    assert share(1000, {"few": 50}, {}) == 1050
+    assert share(1000, {"crowd": 9000}, {}) == 2000, "equal shares"
+    assert share(1000, {}, {"light": 10.0}) == pytest.approx(1000 / 0.9, rel=1e-3), "a tenth of the speed is another's"
+    assert share(1000, {}, {"greedy": 1e6}) == 2000
