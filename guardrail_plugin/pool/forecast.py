@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from guardrail_plugin.pool.shares import MAX_TENANTS
-
 RETRY_AFTER_UNMEASURED_S = 1.0
 RETRY_AFTER_LEAST_S = 0.05
 RETRY_AFTER_MOST_S = 60.0
@@ -15,7 +13,11 @@ RETRY_AFTER_MOST_S = 60.0
 DEMAND_S = 5.0
 """What a tenant asked for fades from its demand with this time constant."""
 
+MOST_TENANTS = 256
+"""Tenants whose demand is remembered."""
+
 _FORGOTTEN_S = 6 * DEMAND_S
+_RATES_S = 0.1
 _FIRST_S = 0.5  # a tenant's first request does not count as having come in no time
 
 _TOO_LATE = 0.001  # share of what is let in that may take longer than it has
@@ -25,7 +27,7 @@ _MOST_CAUTION = 4.0
 
 _PACE_DECAY = 0.9  # weight of the past after each batch: about the last ten batches count
 
-_FIXED_POINT_ROUNDS = 4
+_FIXED_POINT_ROUNDS = 3
 
 
 class Pace:
@@ -62,10 +64,15 @@ class Pace:
 
 
 class Demand:
-    """Tokens per second that each tenant has lately brought into the queue: a fading sum over the time it covers."""
+    """Tokens per second that each tenant has lately brought into the queue: a fading sum over the time it covers.
+
+    Of the ``MOST_TENANTS`` that came last. Asked for with every request, so worked out only ten times a second.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, _Fading] = {}  # longest ago first
+        self._rates: dict[str, float] = {}
+        self._rates_at = -math.inf
 
     def note(self, tenant: str, tokens: int, now: float) -> None:
         """Note what was let in."""
@@ -73,12 +80,17 @@ class Demand:
         if seen is None or seen.at < now - _FORGOTTEN_S:
             seen = _Fading(0.0, now, now)
         self._sums[tenant] = _Fading(seen.left(now) + tokens, now, seen.first)
-        if len(self._sums) > MAX_TENANTS:
+        if len(self._sums) > MOST_TENANTS:
             del self._sums[next(iter(self._sums))]
 
-    def of(self, now: float) -> dict[str, float]:
+    def rates(self, now: float) -> Mapping[str, float]:
         """Return each tenant's tokens per second."""
-        return {tenant: seen.rate(now) for tenant, seen in self._sums.items()}
+        if now >= self._rates_at + _RATES_S:
+            self._rates_at = now
+            self._rates = {
+                tenant: seen.rate(now) for tenant, seen in self._sums.items() if seen.at >= now - _FORGOTTEN_S
+            }
+        return self._rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +115,12 @@ def share_of_queue(
     Tenants have equal shares: of each other one as much runs meanwhile as of this, or as it has, if that is less: what
     waits (``waiting``) and what will come until then (``demand``, per second). So the answer is a fixed point.
     """
+    others = [(waiting.get(tenant, 0.0), rate) for tenant, rate in demand.items()]
+    others += [(tokens, 0.0) for tenant, tokens in waiting.items() if tenant not in demand]
     total = own
-    for _ in range(_FIXED_POINT_ROUNDS):
+    for _ in range(_FIXED_POINT_ROUNDS if others else 0):
         wait_s = total / tokens_per_s
-        total = own + sum(
-            min(own, waiting.get(tenant, 0.0) + demand.get(tenant, 0.0) * wait_s) for tenant in {*waiting, *demand}
-        )
+        total = own + sum([min(own, tokens + rate * wait_s) for tokens, rate in others])
     return total
 
 

@@ -90,7 +90,7 @@ class Scheduler(Generic[ItemT]):
             for tenant, lane in lanes.items():
                 waiting[tenant] = waiting.get(tenant, 0) + lane.tokens
         own = waiting.pop(items[0].tenant, 0) + news.tokens
-        demand = {tenant: rate for tenant, rate in self._demand.of(now).items() if tenant != items[0].tenant}
+        demand = {tenant: rate for tenant, rate in self._demand.rates(now).items() if tenant != items[0].tenant}
         return self._scoring_tokens + share_of_queue(own, waiting, demand, tokens_per_s=tokens_per_s)
 
     def patience(self, item: ItemT) -> float | None:

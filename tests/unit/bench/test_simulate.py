@@ -67,7 +67,7 @@ def test_overload_is_turned_away_and_the_rest_is_answered_in_time(
     traffic = replace(traffic, timeout_s=timeout_s)
     seen = simulate(replicas=replicas, load=3.0, requests=1500, speed=CALM, traffic=traffic)
     assert seen.answered > 0.25 * seen.requests
-    assert seen.expired <= 0.01 * seen.answered, "nearly all who were let in are answered in time"
+    assert seen.expired <= 0.03 * seen.answered, "those of the first second, when nothing was known"
     assert seen.latency_p99_s <= timeout_s
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guardrail_plugin.pool.forecast import DEMAND_S, Caution, Demand, Pace, share_of_queue
+from guardrail_plugin.pool.forecast import DEMAND_S, MOST_TENANTS, Caution, Demand, Pace, share_of_queue
 
 
 def test_the_wait_is_unknown_until_it_has_been_measured() -> None:
@@ -52,11 +52,13 @@ def test_a_steady_demand_is_known_soon_and_fades() -> None:
     for tenth in range(101):
         demand.note("steady", 10, tenth / 10)
         if tenth >= 20:
-            assert demand.of(tenth / 10)["steady"] == pytest.approx(100.0, rel=0.12), "also before DEMAND_S have passed"
-    assert demand.of(10.0 + DEMAND_S)["steady"] == pytest.approx(50.0, rel=0.4)
-    assert demand.of(10.0 + 20 * DEMAND_S)["steady"] < 0.1
+            assert demand.rates(tenth / 10)["steady"] == pytest.approx(100.0, rel=0.15), (
+                "also before DEMAND_S have passed"
+            )
+    assert demand.rates(10.0 + DEMAND_S)["steady"] == pytest.approx(50.0, rel=0.4)
+    assert "steady" not in demand.rates(10.0 + 20 * DEMAND_S)
     demand.note("steady", 10, 1000.0)
-    assert demand.of(1010.0)["steady"] < 2.0, "who was away for long begins again"
+    assert demand.rates(1010.0)["steady"] < 2.0, "who was away for long begins again"
 
 
 def test_the_share_of_the_queue_counts_what_others_have_and_will_bring_but_no_more_than_ones_own() -> None:
@@ -66,5 +68,12 @@ def test_the_share_of_the_queue_counts_what_others_have_and_will_bring_but_no_mo
     assert share(1000, {}, {}) == 1000
     assert share(1000, {"few": 50}, {}) == 1050
     assert share(1000, {"crowd": 9000}, {}) == 2000, "equal shares"
-    assert share(1000, {}, {"light": 10.0}) == pytest.approx(1000 / 0.9, rel=1e-3), "a tenth of the speed is another's"
+    assert share(1000, {}, {"light": 10.0}) == pytest.approx(1000 / 0.9, rel=0.01), "a tenth of the speed is another's"
     assert share(1000, {}, {"greedy": 1e6}) == 2000
+
+
+def test_the_demand_of_the_latest_tenants_is_remembered() -> None:
+    demand = Demand()
+    for number in range(2 * MOST_TENANTS):
+        demand.note(str(number), 10, 0.0)
+    assert set(demand.rates(0.0)) == {str(number) for number in range(MOST_TENANTS, 2 * MOST_TENANTS)}
