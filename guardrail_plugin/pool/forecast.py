@@ -31,20 +31,28 @@ _FIXED_POINT_ROUNDS = 3
 
 
 class Pace:
-    """Tokens per second of one slot while work is waiting. Small batches say nothing about that."""
+    """Tokens per second of one slot while work is waiting. Small batches only tell that it is not slower."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
         self._seconds = 0.0
+        self._lost_s = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
         """Count one batch that left others waiting, or that was large."""
         self._tokens = self._tokens * _PACE_DECAY + tokens
-        self._seconds = self._seconds * _PACE_DECAY + seconds
+        self._seconds = self._seconds * _PACE_DECAY + seconds + self._lost_s
+        self._lost_s = 0.0
+
+    def add_small(self, tokens: int, seconds: float) -> None:
+        """Count one that was neither: so a pace that was once measured too slow is mended though few are let in."""
+        self._lost_s = 0.0
+        if self._tokens * seconds < tokens * self._seconds:
+            self._tokens, self._seconds = float(tokens), seconds
 
     def lost(self, seconds: float) -> None:
         """Count time that went to decodes while verdicts waited."""
-        self._seconds += seconds
+        self._lost_s += seconds
 
     @property
     def tokens_per_s(self) -> float | None:

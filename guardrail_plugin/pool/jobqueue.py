@@ -138,6 +138,8 @@ class JobQueue(Ledger):
             slot.circuit(rows[0].model).answered()
             if backlog or self._as_good_as_full(rows, slot):
                 self._pace.add(tokens, seconds)
+            else:
+                self._pace.add_small(tokens, seconds)
 
     def stepped(self, *, seconds: float) -> None:
         """Note a decode step."""

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import GuardrailError, MissingDependencyError, ModelNotFoundError
+from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.evals.baselines.guardian import Risk
 from guardrail_plugin.evals.baselines.per_rail import risks_per_rail
 from guardrail_plugin.evals.baselines.training import TrainingSets
@@ -33,35 +34,42 @@ class Encoder(Protocol):
 
 
 class EncoderClassifier:
-    """One perceptron per rail over sentence vectors; for responses, those of query and response side by side."""
+    """One perceptron per rail over sentence vectors; for responses, those of query and response side by side.
+
+    A rail's training rows are encoded and fitted when it is first asked about.
+    """
 
     def __init__(self, sets: TrainingSets, *, encode: Encoder, seed: int = 0, quiet: bool = False) -> None:
-        """Encode the training rows and fit.
-
-        Raises:
-            MissingDependencyError: scikit-learn is not installed.
-        """
         self._encode = encode
-        self._digest = sets.digest
+        self._sets = sets
+        self._seed = seed
+        self._quiet = quiet
         self._models: dict[Any, Any] = {}
-        for rail, rows in sets.rows.items():
-            starts = tqdm(range(0, len(rows), _BATCH), desc=f"Encoding {rail}", unit="batch", disable=quiet)
-            checks = [row.check for row in rows]
-            vectors = [self._features(checks[start : start + _BATCH])[0] for start in starts]
-            self._models[rail] = _fit(np.concatenate(vectors), [row.harmful for row in rows], seed=seed)
 
     @property
     def id(self) -> str:
         """Name and training data."""
-        return f"minilm-{self._digest}"
+        return f"minilm-{self._sets.digest}"
 
     def risks(self, checks: Sequence[Check]) -> Sequence[Risk | GuardrailError]:
         """Return the probability of the harmful class.
 
         Raises:
             ConfigError: there were no training rows for a check's rail.
+            MissingDependencyError: scikit-learn is not installed.
         """
+        for rail in {check.rail for check in checks} & self._sets.rows.keys() - self._models.keys():
+            self._models[rail] = self._fitted(rail)
         return risks_per_rail(checks, self._models, self._features)
+
+    def _fitted(self, rail: Rail) -> Any:
+        # Texts of like lengths together: little padding.
+        rows = sorted(self._sets.rows[rail], key=lambda row: len(row.check.text) + len(row.check.query or ""))
+        starts = tqdm(range(0, len(rows), _BATCH), desc=f"Encoding {rail}", unit="batch", disable=self._quiet)
+        checks = [row.check for row in rows]
+        vectors = [self._features(checks[start : start + _BATCH])[0] for start in starts]
+        order = np.random.default_rng(self._seed).permutation(len(rows))
+        return _fit(np.concatenate(vectors)[order], [rows[i].harmful for i in order], seed=self._seed)
 
     def _features(self, checks: Sequence[Check]) -> tuple[Floats, Bools]:
         vectors, cut = self._encode([check.text for check in checks])

@@ -71,6 +71,12 @@ def test_overload_is_turned_away_and_the_rest_is_answered_in_time(
     assert seen.latency_p99_s <= timeout_s
 
 
+def test_a_pool_below_its_limit_that_also_decodes_and_dies_refuses_next_to_nobody() -> None:
+    for load in (0.5, 0.7, 0.8):
+        seen = simulate(replicas=1, load=load, requests=1000, traffic=Traffic())
+        assert seen.rejected + seen.expired <= 0.03 * seen.requests
+
+
 def test_responses_follow_their_verdicts() -> None:
     seen = simulate(replicas=2, load=0.4, requests=200, speed=CALM, traffic=Traffic(harmful=0.1))
     assert seen.responses > 5

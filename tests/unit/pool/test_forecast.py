@@ -40,11 +40,25 @@ def test_caution_grows_with_answers_that_come_late_and_fades() -> None:
 def test_time_that_decodes_take_slows_the_pace_of_verdicts() -> None:
     pace = Pace()
     assert pace.tokens_per_s is None
-    for _ in range(5):
+    for _ in range(50):
+        pace.lost(1.0)
         pace.add(100, 1.0)
-    assert pace.tokens_per_s == pytest.approx(100)
-    pace.lost(pace._seconds)
     assert pace.tokens_per_s == pytest.approx(50)
+
+
+def test_a_pace_measured_too_slow_is_mended_by_small_batches() -> None:
+    pace = Pace()
+    pace.add_small(10, 1.0)
+    assert pace.tokens_per_s is None, "a small batch alone is no measure"
+    pace.add(100, 50.0)  # the first one compiled something
+    pace.add_small(1, 50.0)
+    assert pace.tokens_per_s == pytest.approx(2.0), "a small one that is slower says nothing"
+    pace.add_small(10, 0.5)
+    assert pace.tokens_per_s == pytest.approx(20.0)
+    for _ in range(1000):
+        pace.lost(1.0)
+        pace.add_small(10, 0.5)
+    assert pace.tokens_per_s == pytest.approx(20.0), "steps between small batches do not add up"
 
 
 def test_a_steady_demand_is_known_soon_and_fades() -> None:
