@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
 from guardrail_plugin.pool.admission import Fit, Limits
+from guardrail_plugin.pool.forecast import retry_after_s
 from guardrail_plugin.pool.isolation import Loss
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
 from guardrail_plugin.pool.lane import Room
@@ -136,10 +136,8 @@ class JobQueue(Ledger):
             tally.sizes.add(len(rows))
             slot.budget(rows[0].model, rows[0].kind).fitted()
             slot.circuit(rows[0].model).answered()
-            if backlog or self._as_good_as_full(rows, slot):
-                self._pace.add(tokens, seconds)
-            else:
-                self._pace.add_small(tokens, seconds)
+            loaded = backlog or self._as_good_as_full(rows, slot)
+            self._pace.add(rows[0].model, tokens, seconds, loaded=loaded)
 
     def stepped(self, *, seconds: float) -> None:
         """Note a decode step."""
@@ -234,10 +232,9 @@ class JobQueue(Ledger):
         now = self._clock()
         self._residents.used(slot.device, anchor.model)
         rows = []
-        slack_s = math.inf if anchor.deadline is None else max(0.0, anchor.deadline - now)
         if anchor.kind == "score":
-            room = self._in_time(anchor, room, slack_s)
-        for job in self._scheduler.take(anchor, room, owner=slot.index, head_start_s=slack_s):
+            room = self._in_time(anchor, room, now)
+        for job in self._scheduler.take(anchor, room, now=now, owner=slot.index):
             leader = self._start(job, now)
             if leader is not None:
                 rows.append(leader)
@@ -246,15 +243,17 @@ class JobQueue(Ledger):
         self._room_was_made()
         return rows
 
-    def _in_time(self, anchor: AnyJob, room: Room, slack_s: float) -> Room:
-        """Return the part of a batch's room that can be run before its oldest row is due; all, if that is too late."""
-        pace = self._pace.tokens_per_s
-        if math.isinf(slack_s):
+    def _in_time(self, anchor: AnyJob, room: Room, now: float) -> Room:
+        """Return the part of a batch's room that can be run before its oldest row is due, but not less than half."""
+        if anchor.deadline is None:
             return room
-        if pace is None:
+        token_s = self._pace.token_s(anchor.model)
+        if token_s is None:
             return Room(min(room.rows, _UNMEASURED_ROWS), room.tokens)  # so that the speed is soon known
-        tokens = slack_s / self._caution.factor * pace
-        return Room(room.rows, int(tokens)) if anchor.tokens <= tokens < room.tokens else room
+        tokens = (anchor.deadline - now) / self._caution.factor(now) / token_s
+        if anchor.tokens > tokens:
+            return room  # too late anyhow
+        return Room(room.rows, int(min(room.tokens, max(tokens, room.tokens / 2))))
 
     def _start(self, job: AnyJob, now: float) -> AnyJob | None:
         """Mark a job's future as running; if its caller has gone, that of the next who waits for its run, if any."""
@@ -300,22 +299,26 @@ class JobQueue(Ledger):
         return 2 * _padded(rows) >= budget or 2 * len(rows) >= self._scheduler.limits.max_batch
 
     def _too_late(self, jobs: Sequence[AnyJob], now: float) -> bool:
-        # Optimistic on purpose: decodes are not foreseen, and a raised priority passes. What turns out late expires.
+        # Optimistic on purpose: decodes are not foreseen. What turns out late expires.
         deadline = min((job.deadline for job in jobs if job.deadline is not None), default=None)
-        pace = self._pace.tokens_per_s
-        if deadline is None or pace is None or jobs[0].kind == "generate" or jobs[0].priority > 0:
+        token_s = self._pace.token_s(jobs[0].model)
+        if deadline is None or token_s is None or jobs[0].kind == "generate":
             return False
         if not self._scheduler.waits("score") and any(slot.phase == "idle" for slot in self.slots):
             return False
-        ahead = self._scheduler.tokens_ahead(jobs, now, tokens_per_s=pace * self._working)
-        if not ahead:
+        known = partial(self._token_s, or_else=token_s)
+        work_s = self._scheduler.work_ahead(jobs, now, token_s=known, slots=self._working)
+        if not work_s:
             return False
         # It is answered when the whole batch that it is in has run, on one slot.
-        batch = min(ahead, max(slot.budget(jobs[0].model).tokens for slot in self.slots))
-        wait_s = ahead / (pace * self._working) + batch / pace
+        batch_s = max(slot.budget(jobs[0].model).tokens for slot in self.slots) * token_s
+        wait_s = work_s / self._working + min(work_s, batch_s)
         for job in jobs:
             job.estimate_s = wait_s
-        return now + wait_s * self._caution.factor > deadline
+        return now + wait_s * self._caution.factor(now) > deadline
+
+    def _token_s(self, model: str, *, or_else: float) -> float:
+        return self._pace.token_s(model) or or_else
 
     @property
     def _working(self) -> int:
@@ -330,8 +333,12 @@ class JobQueue(Ledger):
 
     def _overloaded(self, reason: str, jobs: Sequence[AnyJob]) -> PoolOverloaded:
         self._tally.rejected += len(jobs)
-        after_s = self._pace.retry_after_s(self._scheduler.queued_tokens, self._working)
-        return PoolOverloaded(reason, retry_after_s=after_s)
+        pace = self._pace.tokens_per_s
+        wait_s = None
+        if pace and self._working:
+            waiting = self._scheduler.work_waiting(partial(self._token_s, or_else=1 / pace))
+            wait_s = sum(waiting.values()) / self._working
+        return PoolOverloaded(reason, retry_after_s=retry_after_s(wait_s))
 
     def _died_under(self, job: AnyJob, error: BaseException) -> ReplicaDead:
         what = f"{self._max_attempts} replicas of {job.model!r} died under this request ({type(error).__name__})"

@@ -132,10 +132,17 @@ class Lane(Generic[ItemT]):
         first = self._by_age.peek()
         return first[1] if first else None
 
-    def near(self, anchor: ItemT, *, until: float = math.inf) -> Nearest[ItemT]:
-        """Look outwards from an item's length. The item itself is left out, and who has come after ``until``."""
+    def near(self, anchor: ItemT, *, now: float) -> Nearest[ItemT]:
+        """Look outwards from an item's length. The item itself is left out.
+
+        So are those that came much later than the lane's oldest: by more than the time that this one has left. So who
+        has much time lets others of a batch's length go first, and who has little does not.
+        """
         at = self._place(anchor)
         is_here = at < len(self._by_length) and self._by_length[at][2] is anchor
+        oldest, until = self.oldest(), math.inf
+        if oldest is not None and oldest.deadline is not None:
+            until = oldest.age_key + max(0.0, oldest.deadline - now)
         return Nearest(self._by_length, low=at, high=at + is_here, length=anchor.tokens, until=until)
 
     def _place(self, item: ItemT) -> int:
@@ -181,14 +188,14 @@ def gather(
     room: Room,
     *,
     had: Callable[[str], float],
-    until: float = math.inf,
+    now: float,
 ) -> list[ItemT]:
     """Return a batch: the anchor and neighbours in length, as many as there is room for, shortest first.
 
     Args:
         lanes: by tenant; all of one model and kind.
         had: what a tenant has been served so far. Each place goes to the tenant that has had least, this batch counted.
-        until: who counts as having come after this (``age_key``) does not overtake.
+        now: on the clock of the deadlines.
     """
     if anchor.solo:
         return [anchor]
@@ -196,7 +203,7 @@ def gather(
     longest = anchor.tokens
     line = [(had(tenant) + anchor.cost * (tenant == anchor.tenant), tenant) for tenant in lanes]
     heapq.heapify(line)
-    near = {tenant: lane.near(anchor, until=until) for tenant, lane in lanes.items()}
+    near = {tenant: lane.near(anchor, now=now) for tenant, lane in lanes.items()}
 
     def fits(length: int) -> bool:
         return (len(batch) + 1) * max(longest, length) <= room.tokens

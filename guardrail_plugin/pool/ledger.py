@@ -5,6 +5,7 @@ Futures are only marked as running under the lock, never resolved: a caller's do
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -209,9 +210,10 @@ class Ledger:
         return expired
 
     def _learn(self, job: AnyJob, *, in_time: bool) -> None:
-        if job.estimate_s is not None:
-            took_s = self._clock() - job.enqueued_at
-            self._caution.saw(estimated_s=job.estimate_s, took_s=took_s, in_time=in_time)
+        if job.estimate_s is not None and job.timeout_s is not None:
+            now = self._clock()
+            took_s = now - job.enqueued_at if in_time else math.inf
+            self._caution.saw(estimated_s=job.estimate_s, took_s=took_s, allowed_s=job.timeout_s, now=now)
 
     def _enqueue(self, jobs: Sequence[AnyJob], now: float) -> Fit:
         if not self._scheduler.admit(jobs, now):

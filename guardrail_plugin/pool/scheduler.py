@@ -7,8 +7,8 @@ One that equals another in flight is ``joined`` instead and shares its run. Whoe
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
 from typing import Generic
 
@@ -36,7 +36,7 @@ class Scheduler(Generic[ItemT]):
         self._admission = Admission(limits)
         self._demand = Demand()
         self._runs: Runs[ItemT] = Runs()
-        self._scoring_tokens = 0
+        self._scoring: Counter[str] = Counter()  # tokens that run, by model
         self._live: dict[int, ItemT] = {}
         self._deadlines: LazyHeap[ItemT] = LazyHeap(lambda item: item.state != "done")
         self._expired: list[ItemT] = []
@@ -74,24 +74,37 @@ class Scheduler(Generic[ItemT]):
         """Return the item that stands for this one's run, itself or an equal one; ``None`` if the run is over."""
         return self._runs.leader(item)
 
-    def tokens_ahead(self, items: Sequence[ItemT], now: float, *, tokens_per_s: float) -> float:
-        """Return how many tokens of scores will run until the last of a new list, all of one tenant, is answered.
+    def work_ahead(self, items: Sequence[ItemT], now: float, *, token_s: Callable[[str], float], slots: int) -> float:
+        """Return how much scoring runs until the last of a new list, all of one tenant, is answered.
 
         Args:
             items: the list; 0 is returned if nothing waits or runs before it, or if it joins runs in flight.
             now: on the clock of ``admit``.
-            tokens_per_s: of all slots.
+            token_s: seconds per token of a model on one slot. The answer is in seconds of one slot, too.
+            slots: how many work.
         """
         news = self._news(items)
-        if news.rows == 0 or not (self._lanes["score"] or self._scoring_tokens):
-            return 0
+        running = sum(tokens * token_s(model) for model, tokens in self._scoring.items())
+        if news.rows == 0 or not (self._lanes["score"] or running):
+            return 0.0
+        own = news.tokens * token_s(items[0].model)
+        if items[0].priority > 0:
+            return running + own  # it passes the others
+        tenant, waiting = items[0].tenant, self.work_waiting(token_s)
+        demand: dict[str, float] = {}
+        for (of, model), rate in self._demand.rates(now).items():
+            if of != tenant:
+                demand[of] = demand.get(of, 0.0) + rate * token_s(model)
+        return running + share_of_queue(own + waiting.pop(tenant, 0.0), waiting, demand, slots=slots)
+
+    def work_waiting(self, token_s: Callable[[str], float]) -> dict[str, float]:
+        """Return the scoring that waits, by tenant, in seconds of one slot."""
         waiting: dict[str, float] = {}
-        for lanes in self._lanes["score"].values():
+        for model, lanes in self._lanes["score"].items():
+            each_s = token_s(model)
             for tenant, lane in lanes.items():
-                waiting[tenant] = waiting.get(tenant, 0) + lane.tokens
-        own = waiting.pop(items[0].tenant, 0) + news.tokens
-        demand = {tenant: rate for tenant, rate in self._demand.rates(now).items() if tenant != items[0].tenant}
-        return self._scoring_tokens + share_of_queue(own, waiting, demand, tokens_per_s=tokens_per_s)
+                waiting[tenant] = waiting.get(tenant, 0.0) + lane.tokens * each_s
+        return waiting
 
     def patience(self, item: ItemT) -> float | None:
         """Return the deadline of whoever waits longest for the run that this item leads; ``None``: there is none."""
@@ -124,7 +137,8 @@ class Scheduler(Generic[ItemT]):
             self._admission.note(items[0].tenant, now)
         if not fits:
             return False
-        self._demand.note(items[0].tenant, sum(item.tokens for item in items if item.kind == "score"), now)
+        if items and items[0].kind == "score":
+            self._demand.note(items[0].tenant, items[0].model, self._news(items).tokens, now)
         for item in items:
             item.seq = next(self._seq)
             item.enqueued_at = now
@@ -154,21 +168,16 @@ class Scheduler(Generic[ItemT]):
         shares.waiting(fronts)
         return min(fronts.values(), key=lambda item: (shares.turn(item), _age(item)))
 
-    def take(
-        self, anchor: ItemT, room: Room, *, owner: int | None = None, head_start_s: float = math.inf
-    ) -> list[ItemT]:
-        """Start a batch around ``anchor`` (from ``oldest``): its kind and model, nearest lengths, within ``room``.
-
-        Who came more than ``head_start_s`` after the anchor does not overtake those of other lengths that came before.
-        """
-        shares, until = self._shares[anchor.kind], anchor.age_key + head_start_s
-        batch = gather(self._lanes[anchor.kind][anchor.model], anchor, room, had=shares.had, until=until)
+    def take(self, anchor: ItemT, room: Room, *, now: float, owner: int | None = None) -> list[ItemT]:
+        """Start a batch around ``anchor`` (from ``oldest``): its kind and model, nearest lengths, within ``room``."""
+        shares = self._shares[anchor.kind]
+        batch = gather(self._lanes[anchor.kind][anchor.model], anchor, room, had=shares.had, now=now)
         for item in batch:
             item.owner = owner  # before the state, so that recovery finds it wherever a dying thread stops
             self._dequeue(item)
             item.state = "running"
             shares.charge(item.tenant, item.cost)
-        self._scoring_tokens += sum(item.tokens for item in batch if item.kind == "score")
+            self._runs_now(item, item.tokens)
         return batch
 
     def requeue(self, items: Iterable[ItemT]) -> None:
@@ -176,7 +185,7 @@ class Scheduler(Generic[ItemT]):
         for item in items:
             if item.state == "running":
                 item.owner = None
-                self._scoring_tokens -= item.tokens if item.kind == "score" else 0
+                self._runs_now(item, -item.tokens)
                 self._shares[item.kind].charge(item.tenant, -item.cost)
                 self._enqueue(item)
 
@@ -191,7 +200,7 @@ class Scheduler(Generic[ItemT]):
             heir.attempts, heir.solo, heir.owner = item.attempts, item.solo, item.owner
             if running:
                 heir.state = "running"
-                self._scoring_tokens += heir.tokens if heir.kind == "score" else 0
+                self._runs_now(heir, heir.tokens)
             else:
                 self._enqueue(heir)
         return True
@@ -235,10 +244,16 @@ class Scheduler(Generic[ItemT]):
     def _end(self, item: ItemT) -> None:
         if item.state == "queued":
             self._dequeue(item)
-        elif item.state == "running" and item.kind == "score":
-            self._scoring_tokens -= item.tokens
+        elif item.state == "running":
+            self._runs_now(item, -item.tokens)
         item.state = "done"
         del self._live[item.seq]
+
+    def _runs_now(self, item: ItemT, tokens: int) -> None:
+        if item.kind == "score":
+            self._scoring[item.model] += tokens
+            if not self._scoring[item.model]:
+                del self._scoring[item.model]
 
     def _news(self, items: Sequence[ItemT]) -> Load:
         """Return what a list would add to the queue: what does not join a run."""

@@ -72,7 +72,8 @@ class Slot:
 
     def measured(self, model: str, batch_tokens: int) -> None:
         """Take over what a replica found to be its best batch, where the caller has set no size."""
-        if batch_tokens > 0 and self._measures and (model, "score") not in self._budgets:
+        budget = self.budget(model)
+        if batch_tokens > 0 and self._measures and budget.tokens == budget.most == self._limits.max_batch_tokens:
             self._budgets[model, "score"] = TokenBudget(batch_tokens)
 
     def circuit(self, model: str) -> Circuit:

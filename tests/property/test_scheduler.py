@@ -78,7 +78,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not waiting, "work is never hidden"
             return multiple()
         assert anchor is min(waiting, key=lambda item: (item.enqueued_at - item.priority * PRIORITY_STEP_S, item.seq))
-        batch = self.scheduler.take(anchor, Room(rows, tokens), owner=0)
+        batch = self.scheduler.take(anchor, Room(rows, tokens), now=self.now, owner=0)
         assert anchor in batch, "the oldest is in its batch"
         assert {(item.model, item.kind) for item in batch} == {(anchor.model, kind)}
         assert len(batch) == 1 or len(batch) <= rows
@@ -142,7 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.left.append(item)
         for kind in ("score", "generate"):
             while (anchor := self.scheduler.oldest(kind, self.now)) is not None:
-                for item in self.scheduler.take(anchor, Room(4, 60)):
+                for item in self.scheduler.take(anchor, Room(4, 60), now=self.now):
                     assert self.scheduler.finish(item)
                     self.left.append(item)
         self.left += self.scheduler.expire(self.now)
@@ -181,7 +181,7 @@ def test_an_odd_length_is_not_starved_by_a_crowd_of_others(
             add(tokens)
         anchor = scheduler.oldest("score", now)
         assert anchor is not None
-        scheduler.take(anchor, Room(rows=4, tokens=100))
+        scheduler.take(anchor, Room(rows=4, tokens=100), now=now)
         turns += 1
         assert turns <= len(ahead) + 1, "each turn takes the oldest, so only those who came before can go before"
 
@@ -194,7 +194,7 @@ def test_an_item_expires_in_the_moment_of_its_deadline_and_is_never_offered_agai
     assert scheduler.oldest("score", 4.9) is late
     anchor = scheduler.oldest("score", 5.0)
     assert anchor is other
-    assert scheduler.take(anchor, Room(8, 8)) == [other]
+    assert scheduler.take(anchor, Room(8, 8), now=0.0) == [other]
     assert scheduler.expire(5.0) == [late]
     assert scheduler.expire(5.0) == [], "and reported once"
 
@@ -225,7 +225,7 @@ def test_a_batch_is_a_full_run_of_nearest_lengths(tokens: list[int], anchor_at: 
     for item in items:
         lane.add(item)
     anchor = items[anchor_at % len(items)]
-    batch = gather({"": lane}, anchor, room, had=lambda _: 0.0)
+    batch = gather({"": lane}, anchor, room, had=lambda _: 0.0, now=0.0)
     ordered = sorted(items, key=lambda item: (item.tokens, item.seq))
     first = ordered.index(batch[0])
     assert batch == ordered[first : first + len(batch)], "no shorter padding was possible by skipping someone"

@@ -65,7 +65,7 @@ class SharingMachine(RuleBasedStateMachine):
             return multiple()
         own = [one for one in waiting if one.tenant == anchor.tenant]
         assert anchor is min(own, key=lambda one: (one.age_key, one.seq)), "the oldest of its tenant"
-        batch = self.scheduler.take(anchor, Room(4, 60), owner=0)
+        batch = self.scheduler.take(anchor, Room(4, 60), now=self.now, owner=0)
         assert anchor in batch
         keys = [one.key for one in batch if one.key is not None]
         assert len(set(keys)) == len(keys), "equal requests run once"
@@ -161,7 +161,7 @@ def test_two_tenants_with_work_get_equal_tokens_however_much_one_has_sent(
     ):
         anchor = scheduler.oldest("score", 2.0)
         assert anchor is not None
-        for one in scheduler.take(anchor, Room(rows, 120)):
+        for one in scheduler.take(anchor, Room(rows, 120), now=0.0):
             served[one.tenant] += one.tokens
             scheduler.settle(one)
         assert served["heavy"] - served["light"] <= head_start + 120 + 30, "at most the head start and one batch ahead"
@@ -174,7 +174,7 @@ def test_a_newcomer_is_next_however_long_the_other_has_waited() -> None:
     for _ in range(20):
         anchor = scheduler.oldest("score", 1.0)
         assert anchor is not None
-        scheduler.take(anchor, Room(4, 100))
+        scheduler.take(anchor, Room(4, 100), now=0.0)
     new = item("new")
     assert scheduler.admit([new], 2.0)
     assert scheduler.oldest("score", 2.0) is new
@@ -224,7 +224,7 @@ def test_the_more_urgent_of_two_equals_takes_the_run_along() -> None:
     assert scheduler.admit([calm, other], 0.0)
     assert scheduler.admit([urgent], 1.0)
     assert scheduler.oldest("score", 1.0) is urgent
-    assert scheduler.take(urgent, Room(1, 10)) == [urgent]
+    assert scheduler.take(urgent, Room(1, 10), now=1.0) == [urgent]
     assert scheduler.settle(urgent) == [urgent, calm]
 
 
@@ -239,7 +239,7 @@ def test_the_tokens_ahead_of_a_newcomer_are_its_fair_share_of_the_others() -> No
     scheduler: Scheduler[Item] = Scheduler(Limits())
 
     def ahead(newcomer: Item) -> float:
-        return scheduler.tokens_ahead([newcomer], 0.0, tokens_per_s=1e9)
+        return scheduler.work_ahead([newcomer], 0.0, token_s=lambda _: 1.0, slots=10**9)
 
     assert ahead(item("new", tokens=10)) == 0, "nothing waits"
     assert scheduler.admit([item("crowd", tokens=100) for _ in range(20)], 0.0)

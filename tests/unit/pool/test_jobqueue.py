@@ -18,9 +18,9 @@ from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn
 class Bench:
     """A queue with one slot and a clock that stands still."""
 
-    def __init__(self, *, max_queued: int = 8, max_batch: int = 4) -> None:
+    def __init__(self, *, max_queued: int = 8, max_batch: int = 4, max_batch_tokens: int = 4096) -> None:
         self.now = 0.0
-        limits = Limits(max_queued=max_queued, max_batch=max_batch)
+        limits = Limits(max_queued=max_queued, max_batch=max_batch, max_batch_tokens=max_batch_tokens)
         self.slot = Slot(index=0, device="cpu", limits=limits, max_score_streak=2, max_decodes=2)
         self.queue = JobQueue(limits=limits, slots=[self.slot], max_attempts=2, clock=lambda: self.now)
         self.queue.open()
@@ -205,14 +205,23 @@ def test_the_first_batch_is_small_so_that_the_speed_is_soon_known() -> None:
     assert len(bench.take()) == 32
 
 
-def test_a_batch_is_no_longer_than_its_oldest_row_can_wait() -> None:
-    bench = Bench(max_queued=64, max_batch=32)
+@pytest.mark.parametrize(
+    ("waited_s", "rows"),
+    [
+        (0.0, 7),  # there is time for all
+        (54.0, 4),  # 6 s are left, less a margin: four rows of a second each
+        (57.0, 3),  # not less than half of what a batch may hold: the others wait, too
+        (59.5, 7),  # too late anyhow
+    ],
+)
+def test_a_batch_is_no_longer_than_its_oldest_row_can_wait(waited_s: float, rows: int) -> None:
+    bench = Bench(max_queued=64, max_batch=32, max_batch_tokens=70)
     bench.queue.admit([bench.score(ident, tokens=10) for ident in range(4)], wait=False)
     bench.run(bench.take(), seconds=4.0)  # ten tokens per second
-    bench.queue.admit([bench.score(ident, tokens=10, timeout_s=60.0) for ident in range(10, 14)], wait=False)
-    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(20, 24)], wait=False)
-    bench.now += 54.0  # 6 s are left, less a margin: four rows of a second each
-    assert len(bench.take()) == 4
+    bench.queue.admit([bench.score(10, tokens=10, timeout_s=60.0)], wait=False)
+    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(20, 30)], wait=False)
+    bench.now += waited_s
+    assert len(bench.take()) == rows
 
 
 def test_who_came_later_overtakes_only_while_the_oldest_has_time() -> None:

@@ -46,3 +46,20 @@ def test_models_have_budgets_and_circuits_of_their_own() -> None:
     assert slot.broken(mends_at) == frozenset()
     assert slot.mends_at(mends_at) is None
     assert slot.stats(0.1).budget_tokens == (("m", 50),)
+
+
+def test_a_batch_size_that_a_replica_measured_replaces_the_default_but_no_budget_that_memory_has_cut() -> None:
+    def slot(*, measures: bool) -> Slot:
+        return Slot(index=0, device="cuda:0", limits=LIMITS, max_score_streak=4, max_decodes=2, measures=measures)
+
+    asked = slot(measures=False)
+    asked.measured("m", 500)
+    assert asked.room(item("score")) == Room(8, 100), "the caller has named a size"
+    free = slot(measures=True)
+    assert free.room(item("score")) == Room(8, 100)  # asked for before the replica was built
+    free.measured("m", 500)
+    assert free.room(item("score")) == Room(8, 500)
+    cut = slot(measures=True)
+    cut.budget("m").shrink(80)
+    cut.measured("m", 500)
+    assert cut.room(item("score")) == Room(8, 40)
