@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> dict[str, float]:
         batch_size=options.batch, epochs=-(-options.steps // per_epoch), share_prefix=options.loop == "shared prefix"
     )
     began, cpu = time.monotonic(), time.process_time()
-    soft = dro.train(model, tokenizer, anchor, init=dro.SAFETY_PROMPTS["default"], config=config, quiet=True)
+    soft = dro.train(model, tokenizer, anchor, init=dro.SAFETY_PROMPTS[options.init], config=config, quiet=True)
     spent, steps = time.process_time() - cpu, soft.info.metrics["steps"]
     return {
         "steps": steps,
@@ -78,6 +78,7 @@ def _options() -> argparse.Namespace:
     add("--device", default="cpu")
     add("--dtype", default="float32")
     add("--threads", type=int, default=1)
+    add("--init", default="default", choices=list(dro.SAFETY_PROMPTS))
     add("--batch", type=int, default=50)
     add("--steps", type=int, default=FULL_STEPS)
     add("--loop", choices=["shared prefix", "plain"], help=argparse.SUPPRESS)
