@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from guardrail_plugin.core.conversation import Check, Message
     from guardrail_plugin.core.errors import (
         BlockedError,
+        ChainError,
         ConfigError,
         GuardianError,
         GuardianTimeout,
@@ -60,6 +61,7 @@ _HOMES = {
     "guardrail_plugin.core.conversation": ("Check", "Message"),
     "guardrail_plugin.core.errors": (
         "BlockedError",
+        "ChainError",
         "ConfigError",
         "GuardianError",
         "GuardianTimeout",
@@ -101,6 +103,7 @@ __all__ = [
     "MLCOMMONS",
     "BlockedError",
     "CachedGuardian",
+    "ChainError",
     "Check",
     "ConfigError",
     "GuardedChatModel",

@@ -15,6 +15,7 @@ from guardrail_plugin.guardian.cascade import CascadeGuardian, OnSecondFailure
 from guardrail_plugin.guardian.ensemble import EnsembleGuardian
 from guardrail_plugin.guardian.families.protocol import FamilyOptions
 from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.guardian.responding import Responses
 from guardrail_plugin.pool import InferencePool
 
 _UNNAMED = ""
@@ -45,7 +46,9 @@ class Described(_Strict):
     strictness: Annotated[float, _RISK] | None = None
     max_windows: Annotated[int, Field(ge=1)] = 64
     offline: bool = False
+    responses: Responses = "model"
     self_test: bool = True
+    warm_up: bool = False
     ensemble: DescribedEnsemble | None = None
     cascade: DescribedCascade | None = None
 
@@ -113,7 +116,9 @@ def _load(described: Described, *, folder: Path, pool: InferencePool | None) -> 
         offline=described.offline,
         family=described.family,
         options=options,
+        responses=described.responses,
         self_test=described.self_test,
+        warm_up=described.warm_up,
         dtype=described.dtype,
     )
 

@@ -13,6 +13,7 @@ from guardrail_plugin.guardian.families.protocol import FamilyOptions
 from guardrail_plugin.guardian.families.registry import family_names
 from guardrail_plugin.guardian.guardian import Guardian
 from guardrail_plugin.guardian.manifest import MANIFEST_FILE
+from guardrail_plugin.guardian.responding import Responses
 from guardrail_plugin.models.locate import Located, locate
 from guardrail_plugin.models.remote import PREFIX
 
@@ -31,7 +32,9 @@ def load_guardian(
     family: str | None = None,
     options: FamilyOptions | None = None,
     responder: GuardianProtocol | None = None,
+    responses: Responses = "model",
     self_test: bool = True,
+    warm_up: bool = False,
     dtype: Dtype = "auto",
 ) -> Guardian:
     """Load a guardian; see ``Guardian.load``."""
@@ -66,10 +69,13 @@ def load_guardian(
         model_key=made.model_key,
         guardian_id=made.guardian_id,
         responder=responder,
+        responses=responses,
         max_windows=max_windows,
     )
     if self_test:
         guardian.self_test(made.canary)
+    elif warm_up:
+        guardian.warm_up()
     return guardian
 
 

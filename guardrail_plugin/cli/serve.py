@@ -49,6 +49,12 @@ def serve(
     rails: Annotated[
         str, typer.Option("--rails", metavar="LIST", help="Where text is judged.")
     ] = "input,output,tool_output",
+    history: Annotated[
+        str, typer.Option("--history", metavar="SCOPE", help="Earlier turns, as clients send them: all or latest.")
+    ] = "all",
+    trust_system: Annotated[
+        bool, typer.Option("--trust-system", help="System messages are the operator's own: do not judge them.")
+    ] = False,
     window: Annotated[
         str, typer.Option("--window", metavar="SIZE", help="Streams: sentence, answer, or a number of words.")
     ] = "sentence",
@@ -83,7 +89,7 @@ def serve(
     From the environment: GUARDRAIL_UPSTREAM_KEY, the bearer key for the upstream (without it and without --keys the
     client's own is passed on); GUARDRAIL_AUDIT_KEY, which makes the audit log a chain of HMACs.
     """
-    from guardrail_gateway import GatewaySettings, Playground, rails_named
+    from guardrail_gateway import GatewaySettings, Playground, history_named, rails_named
     from guardrail_gateway import serve as run
     from guardrail_plugin.observe import LogObserver, log_json
 
@@ -92,6 +98,8 @@ def serve(
         upstream_key=os.environ.get("GUARDRAIL_UPSTREAM_KEY") or None,
         keys=_keys(keys),
         rails=rails_named(rails.split(",")),
+        history=history_named(history),
+        trust_system=trust_system,
         window=_window(window),
         host=host,
         port=port,
@@ -101,7 +109,8 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
     )
     log_json(level=logging.INFO)
-    observers = [LogObserver(), *_observers(audit, audit_text=audit_text, otel=otel)]
+    requests = logging.getLogger("guardrail_gateway.requests")
+    observers = [LogObserver(logger=requests), *_observers(audit, audit_text=audit_text, otel=otel)]
     typer.echo(f"guardrail gateway: http://{host}:{port}/v1 -> {upstream or 'the embedded model'}", err=True)
     page = Playground(show_held=playground_held_text) if playground else None
     run(

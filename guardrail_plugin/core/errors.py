@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # ├─ InputError(ValueError)                  this input cannot be checked (no text in it, not a supported type)
 # ├─ MissingDependencyError(ImportError)     names the extra to install
 # ├─ BlockedError                            only with on_block="raise"
+# ├─ ChainError                              the chain behind an output rail failed, and its error could quote the model
 # ├─ GuardianError                           no verdict could be had: the policy's on_failure applies
 # │   ├─ VerdictParseError
 # │   └─ GuardianTimeout(TimeoutError)
@@ -60,6 +61,20 @@ class BlockedError(GuardrailError):
         self.rail = rail
         hazard = verdict.hazard if verdict is not None else None
         super().__init__(f"blocked by the {rail} rail" + (f": hazard {hazard}" if hazard else ""))
+
+
+class ChainError(GuardrailError):
+    """The chain behind an output rail failed. Its own error is withheld: it may quote an answer that nobody has judged.
+
+    Attributes:
+        kind: the type of the chain's error.
+        place: the module and line that raised it.
+    """
+
+    def __init__(self, kind: str, *, place: str) -> None:
+        self.kind = kind
+        self.place = place
+        super().__init__(f"the guarded chain raised {kind} at {place}; its message may quote the model and is withheld")
 
 
 class GuardianError(GuardrailError):
@@ -127,6 +142,7 @@ class SoftPromptMismatch(GuardrailError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest known word, or an empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """Return ``" (did you mean 'x'?)"`` for the nearest known word, or an empty string. Case does not count."""
+    spelled = {one.lower(): one for one in known}
+    near = get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.6)
+    return f" (did you mean {spelled[near[0]]!r}?)" if near else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,7 +18,26 @@ Probability: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=Fa
 OnBlock: TypeAlias = Literal["respond", "raise"]
 OnFailure: TypeAlias = Literal["block", "allow", "raise"]
 
+Cause: TypeAlias = Literal["risk", "hazard", "truncated"]
+"""What a policy acted on: the risk as a whole, one hazard with a threshold of its own, or a text too long to judge."""
+
 _STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a policy orders about a verdict, and why.
+
+    Attributes:
+        threshold: the risk at which the rule acts that decided: the hazard's own, or the rail's.
+        cause: ``None``: nothing was met, and the action is ``"allow"``.
+        hazard: whose threshold was reached, where the cause is ``"hazard"``.
+    """
+
+    action: Action
+    threshold: float
+    cause: Cause | None = None
+    hazard: str | None = None
 
 
 class _Strict(BaseModel):
@@ -52,7 +73,8 @@ class Policy(_Strict):
         hazards: exceptions per hazard code.
         on_block: ``"respond"`` gives the caller a safeguard response, ``"raise"`` a ``BlockedError``.
         on_failure: what happens when no verdict can be had. ``"block"`` is the default: closed.
-        on_truncated: what happens to a text so long that only part of it was judged.
+        on_truncated: what happens to a text so long that only part of it was judged. What is blocked for its length
+            alone is accused of no hazard.
         timeout_s: seconds a verdict may take, queueing included.
     """
 
@@ -72,24 +94,32 @@ class Policy(_Strict):
             raise ConfigError(_explain(error)) from None
 
     def action(self, verdict: Verdict) -> Action:
-        """Return what to do about a verdict: the strictest of all rules that it meets.
+        """Return what to do about a verdict: the strictest of all rules that it meets."""
+        return self.ruling(verdict).action
+
+    def ruling(self, verdict: Verdict) -> Ruling:
+        """Return what to do about a verdict, and which rule says so.
 
         A hazard with a threshold of its own is judged alone; the others are judged by their sum against the
-        rail's threshold.
+        rail's threshold. That a text was too long is the cause only where nothing else was met.
         """
-        met: list[Action] = ["allow"]
+        ruling = max(self._met(verdict), key=lambda one: _STRICTNESS[one.action])
+        if not verdict.truncated or _STRICTNESS[self.on_truncated] <= _STRICTNESS[ruling.action]:
+            return ruling
+        return replace(ruling, action=self.on_truncated, cause=ruling.cause or "truncated")
+
+    def _met(self, verdict: Verdict) -> Iterator[Ruling]:
+        threshold = self.threshold_for(verdict)
+        yield Ruling("allow", threshold)
         pooled = verdict.risk
         for code, rule in self.hazards.items():
             share = verdict.hazards.get(code, 0.0)
             if rule.action == "allow" or rule.threshold is not None:
                 pooled -= share
             if rule.threshold is not None and share >= rule.threshold:
-                met.append(rule.action)
-        if max(pooled, 0.0) >= self.threshold_for(verdict):
-            met.append(self._pooled_action(verdict))
-        if verdict.truncated:
-            met.append(self.on_truncated)
-        return max(met, key=_STRICTNESS.__getitem__)
+                yield Ruling(rule.action, rule.threshold, "hazard", code)
+        if max(pooled, 0.0) >= threshold:
+            yield Ruling(self._pooled_action(verdict), threshold, "risk")
 
     def threshold_for(self, verdict: Verdict) -> float:
         """Return the risk at which this verdict's rail acts: by the rail's rule, else the policy, else the guardian."""
@@ -127,6 +157,8 @@ class Policy(_Strict):
         Raises:
             ConfigError: the file cannot be read, is not TOML, has an unknown key or a value out of range.
         """
+        if isinstance(source, str) and is_path(source):
+            raise ConfigError(f"{source!r} is read as TOML text; for the file write Path({source!r})")
         name = str(source) if isinstance(source, Path) else "policy"
         try:
             text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
@@ -136,6 +168,11 @@ class Policy(_Strict):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name} is not valid TOML: {error}") from None
         return cls(**settings).check_codes(taxonomy)
+
+
+def is_path(source: str) -> bool:
+    """Tell whether text is the name of a TOML file rather than TOML."""
+    return source.strip().endswith(".toml") and "\n" not in source.strip() and "=" not in source
 
 
 def _explain(error: ValidationError) -> str:

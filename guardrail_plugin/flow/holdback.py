@@ -190,7 +190,8 @@ class HoldBack(Generic[C]):
 
     def _well(self) -> Steps[Outcome]:
         yield from ()
-        return Allowed("output", self._best, self._missing)
+        ruling = None if self._best is None else self._rules.policy.ruling(self._best)
+        return Allowed("output", self._best, self._missing, ruling)
 
     def _last_checks(self) -> tuple[Check, ...]:
         if self._asked_last:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from guardrail_plugin.core.errors import BlockedError, GuardrailError
+from guardrail_plugin.core.policy import Ruling
 from guardrail_plugin.core.verdict import Action, Rail, Verdict
 
 
@@ -16,11 +17,13 @@ class Allowed:
     Attributes:
         verdict: ``None`` when it goes on unjudged, because ``on_failure`` or ``on_uncheckable`` says ``"allow"``.
         error: why there is no verdict.
+        ruling: what the policy said about the verdict, and why.
     """
 
     rail: Rail
     verdict: Verdict | None = None
     error: GuardrailError | None = None
+    ruling: Ruling | None = field(default=None, compare=False)  # follows from the verdict and the policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Blocked:
         action: what the policy ordered: ``"block"``, or ``"escalate"`` where nobody was there to ask, or who was
             asked said no.
         error: why there is no verdict.
+        ruling: what the policy said about the verdict, and why.
     """
 
     rail: Rail
@@ -39,6 +43,7 @@ class Blocked:
     verdict: Verdict | None = None
     action: Action = "block"
     error: GuardrailError | None = None
+    ruling: Ruling | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Edited:
     text: str = field(repr=False)
     verdict: Verdict | None = None
     error: GuardrailError | None = None
+    ruling: Ruling | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,18 @@ class Failed:
     error: GuardrailError
     verdict: Verdict | None = None
     action: Action = "block"
+    ruling: Ruling | None = field(default=None, compare=False)
 
 
 Outcome: TypeAlias = Allowed | Edited | Blocked | Failed
 
 
 def describe(outcome: Outcome, *, policy_version: str) -> dict[str, object]:
-    """Return an outcome as plain JSON types without any text: for traces, logs and ``response_metadata``."""
+    """Return an outcome as plain JSON types without any text: for traces, logs and ``response_metadata``.
+
+    ``threshold`` is the guardian's own; ``policy_threshold`` the one that the policy went by, and ``acted_on`` what it
+    acted on: ``"risk"``, the code of a hazard with a threshold of its own, ``"truncated"``, or ``None`` for nothing.
+    """
     verdict: dict[str, object] = {"harmful": None, "risk": None, "hazard": None}
     if outcome.verdict is not None:
         verdict = outcome.verdict.as_dict()
@@ -73,6 +84,8 @@ def describe(outcome: Outcome, *, policy_version: str) -> dict[str, object]:
         **verdict,
         "rail": outcome.rail,
         "action": _action(outcome),
+        "policy_threshold": None if outcome.ruling is None else round(outcome.ruling.threshold, 6),
+        "acted_on": None if outcome.ruling is None else outcome.ruling.hazard or outcome.ruling.cause,
         "policy_version": policy_version,
         "error": _error_name(outcome),
     }

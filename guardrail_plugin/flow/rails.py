@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import BlockedError, GuardianError, GuardrailError, InputError, PoolError
 from guardrail_plugin.core.policy import OnFailure, Policy
 from guardrail_plugin.core.verdict import Action, Rail, Verdict
-from guardrail_plugin.flow.effects import Classify, ClassifyMany, Escalate, Judged, OnEscalate, Respond, Steps, Told
+from guardrail_plugin.flow.effects import (
+    Answer,
+    Classify,
+    ClassifyMany,
+    Escalate,
+    Judged,
+    OnEscalate,
+    Respond,
+    Steps,
+    Told,
+)
 from guardrail_plugin.flow.outcomes import Allowed, Blocked, Edited, Failed, Outcome
+from guardrail_plugin.guardian.fallbacks import too_long
+from guardrail_plugin.guardian.language import detect
 from guardrail_plugin.guardian.protocol import CheckOutcome
 
 BLOCKED_RESPONSE = "I can't help with this request."
 UNJUDGED_RESPONSE = "I can't answer right now, because the safety check could not be completed. Please try again later."
 UNCHECKABLE_RESPONSE = "I can only answer messages that contain text. Please say in words what you need."
 UNCHECKABLE_ANSWER = "I can't show this answer, because it holds no text that could be checked."
+TOO_LONG_ANSWER = (
+    "I can't show this answer, because it is too long to be checked in full. Please ask for less at a time."
+)
 
 _STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
 
@@ -39,11 +54,13 @@ class Rules:
     Attributes:
         on_uncheckable: what happens to a text in which there is nothing to judge.
         on_escalate: whom to ask when the policy says ``"escalate"``; ``None``: nobody, it blocks.
+        respond: whether a block is answered by the responder; ``False`` where nobody reads what it would write.
     """
 
     policy: Policy
     on_uncheckable: OnFailure = "block"
     on_escalate: OnEscalate | None = None
+    respond: bool = True
 
 
 def input_rail(
@@ -52,6 +69,7 @@ def input_rail(
     policy: Policy,
     on_uncheckable: OnFailure = "block",
     on_escalate: OnEscalate | None = None,
+    respond: bool = True,
 ) -> Steps[Outcome]:
     """Decide what happens to one text.
 
@@ -61,7 +79,7 @@ def input_rail(
 
     ``action="escalate"`` asks ``on_escalate``; without one it blocks, and the outcome keeps the word.
     """
-    rules = Rules(policy=policy, on_uncheckable=on_uncheckable, on_escalate=on_escalate)
+    rules = Rules(policy=policy, on_uncheckable=on_uncheckable, on_escalate=on_escalate, respond=respond)
     if isinstance(subject, InputError):
         return Failed("input", subject)
     if isinstance(subject, Uncheckable):
@@ -114,30 +132,39 @@ def settle(
     if worst is None:
         return Allowed("output", error=missing)
     _, check, verdict = worst
-    if rules.policy.action(verdict) == "allow":
-        return Allowed(check.rail, verdict, missing)
+    ruling = rules.policy.ruling(verdict)
+    if ruling.action == "allow":
+        return Allowed(check.rail, verdict, missing, ruling)
     return (yield from act(check, verdict, rules=rules, asked=asked))
 
 
 def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = None) -> Steps[Outcome]:
     """Carry out what the policy says about a verdict."""
-    action = rules.policy.action(verdict)
+    ruling = rules.policy.ruling(verdict)
+    action = ruling.action
     if action == "allow":
-        return Allowed(check.rail, verdict)
+        return Allowed(check.rail, verdict, ruling=ruling)
     if action == "escalate" and rules.on_escalate is not None:
         told = yield Escalate(check, verdict, rules.on_escalate)
         answer = told.answer if isinstance(told, Told) else None
         if answer == "allow":
-            return Allowed(check.rail, verdict)
+            return Allowed(check.rail, verdict, ruling=ruling)
         if isinstance(answer, str) and answer.strip() and answer != "block":
-            return Edited(check.rail, answer, verdict)
+            return Edited(check.rail, answer, verdict, ruling=ruling)
+    if ruling.cause == "truncated":
+        verdict = replace(verdict, hazard=None)  # what was judged of the text accuses nobody of anything
     if rules.policy.on_block == "raise":
-        return Failed(check.rail, BlockedError(verdict, rail=check.rail), verdict, action)
-    response = yield Respond(asked or check, verdict, rules.policy.timeout_s)
+        return Failed(check.rail, BlockedError(verdict, rail=check.rail), verdict, action, ruling)
+    if ruling.cause == "truncated":
+        response: Answer = too_long(detect(check.text)) if check.rail == "input" else TOO_LONG_ANSWER
+    elif rules.respond:
+        response = yield Respond(asked or check, verdict, rules.policy.timeout_s)
+    else:
+        response = BLOCKED_RESPONSE
     if not isinstance(response, str) or not response.strip():
         # The verdict stands whatever became of the responder.
         response = BLOCKED_RESPONSE
-    return Blocked(check.rail, response, verdict, action)
+    return Blocked(check.rail, response, verdict, action, ruling=ruling)
 
 
 def unjudged(error: GuardrailError, *, rail: Rail, rules: Rules) -> Outcome:

@@ -16,8 +16,22 @@ CALL_BLOCKED = "This tool call was blocked by a safety check{hazard}. Do not rep
 CALL_UNJUDGED = "This tool call was not made, because the safety check could not be completed."
 CALL_FORBIDDEN = "This tool may not be called here."
 OUTPUT_BLOCKED = "The tool's output was withheld by a safety check{hazard}."
+CALL_TOO_LONG = "This tool call was not made, because its arguments are too long to be checked in full."
+OUTPUT_TOO_LONG = (
+    "The tool's output was withheld, because it is too long to be checked in full. Ask for less at a time."
+)
 OUTPUT_UNJUDGED = "The tool's output was withheld, because the safety check could not be completed."
 
+
+@dataclass(frozen=True, slots=True)
+class _Reasons:
+    blocked: str
+    too_long: str
+    unjudged: str
+
+
+_CALL = _Reasons(CALL_BLOCKED, CALL_TOO_LONG, CALL_UNJUDGED)
+_OUTPUT = _Reasons(OUTPUT_BLOCKED, OUTPUT_TOO_LONG, OUTPUT_UNJUDGED)
 _GLOB = frozenset("*?[]")
 
 
@@ -79,35 +93,38 @@ def tool_call_rail(check: Check, *, name: str, tools: ToolPolicy, rules: Rules) 
     must_ask = name in tools.always_escalate
     if name in tools.trust_arguments and not must_ask:
         return Allowed("tool_call")
-    return (yield from _judged(check, rules=rules, must_ask=must_ask, reasons=(CALL_BLOCKED, CALL_UNJUDGED)))
+    return (yield from _judged(check, rules=rules, must_ask=must_ask, reasons=_CALL))
 
 
 def tool_output_rail(check: Check, *, rules: Rules) -> Steps[Outcome]:
     """Decide whether a model may read what a tool, or a document, says. Empty text needs no verdict."""
     if not check.text.strip():
         return Allowed(check.rail)
-    return (yield from _judged(check, rules=rules, must_ask=False, reasons=(OUTPUT_BLOCKED, OUTPUT_UNJUDGED)))
+    return (yield from _judged(check, rules=rules, must_ask=False, reasons=_OUTPUT))
 
 
-def _judged(check: Check, *, rules: Rules, must_ask: bool, reasons: tuple[str, str]) -> Steps[Outcome]:
+def _judged(check: Check, *, rules: Rules, must_ask: bool, reasons: _Reasons) -> Steps[Outcome]:
     answer = yield Classify(check, rules.policy.timeout_s)
     if not isinstance(answer, Verdict):
         error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
-        return _without_verdict(error, check=check, rules=rules, must_ask=must_ask, reason=reasons[1])
-    action: Action = rules.policy.action(answer)
+        return _without_verdict(error, check=check, rules=rules, must_ask=must_ask, reason=reasons.unjudged)
+    ruling = rules.policy.ruling(answer)
+    action: Action = ruling.action
     if action == "allow" and must_ask:
         action = "escalate"
     if action == "allow":
-        return Allowed(check.rail, answer)
+        return Allowed(check.rail, answer, ruling=ruling)
     if action == "escalate" and rules.on_escalate is not None:
         told = yield Escalate(check, answer, rules.on_escalate)
         said = told.answer if isinstance(told, Told) else None
         if said == "allow":
-            return Allowed(check.rail, answer)
+            return Allowed(check.rail, answer, ruling=ruling)
         if isinstance(said, str) and said.strip() and said != "block":
-            return Edited(check.rail, said, answer)
+            return Edited(check.rail, said, answer, ruling=ruling)
+    if ruling.cause == "truncated":
+        return Blocked(check.rail, reasons.too_long, replace(answer, hazard=None), action, ruling=ruling)
     hazard = f" ({answer.hazard})" if answer.hazard and answer.harmful else ""
-    return Blocked(check.rail, reasons[0].format(hazard=hazard), answer, action)
+    return Blocked(check.rail, reasons.blocked.format(hazard=hazard), answer, action, ruling=ruling)
 
 
 def _without_verdict(error: GuardrailError, *, check: Check, rules: Rules, must_ask: bool, reason: str) -> Outcome:

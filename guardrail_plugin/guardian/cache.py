@@ -12,8 +12,9 @@ from hashlib import blake2b
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, VerdictParseError, did_you_mean
+from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import RAILS, Rail, Verdict
-from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of
+from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of, taxonomy_of
 
 DEFAULT_RAILS: tuple[Rail, ...] = ("input", "tool_output", "document")
 """Rails whose texts come back. Answers grow window by window and tool arguments vary: they would push out others."""
@@ -98,6 +99,11 @@ class CachedGuardian:
     def rails(self) -> frozenset[Rail]:
         """The rails that the wrapped guardian serves."""
         return rails_of(self._guardian)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The hazards that the wrapped guardian can name."""
+        return taxonomy_of(self._guardian)
 
     def __repr__(self) -> str:
         return f"CachedGuardian({self.id!r}, max_entries={self._max_entries}, ttl_s={self._ttl_s})"

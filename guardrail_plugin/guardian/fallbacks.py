@@ -13,6 +13,7 @@ _FILE = "fallbacks.toml"
 _DEFAULT_LANGUAGE = "en"
 _GENERAL = "general"
 _NEUTRAL = "neutral"
+_TOO_LONG = "too_long"
 
 
 def fallback(hazard: str | None, *, language: str = _DEFAULT_LANGUAGE, seed: int = 0) -> str:
@@ -24,13 +25,16 @@ def fallback(hazard: str | None, *, language: str = _DEFAULT_LANGUAGE, seed: int
         language: ISO 639-1 code, also with a region (``pt-BR``). A language without texts is answered in English.
         seed: picks one of the variants; the same seed picks the same one.
     """
-    texts = _texts()
-    code = language.replace("_", "-").partition("-")[0].lower()
-    written = texts.get(code, texts[_DEFAULT_LANGUAGE])
-    # The names of our own two entries are no hazard codes.
-    known = hazard if hazard in written and hazard not in (_GENERAL, _NEUTRAL) else _GENERAL
+    written = _written(language)
+    # The names of our own entries are no hazard codes.
+    known = hazard if hazard in written and hazard not in (_GENERAL, _NEUTRAL, _TOO_LONG) else _GENERAL
     variants = written[_NEUTRAL if hazard is None else known]
     return variants[seed % len(variants)]
+
+
+def too_long(language: str = _DEFAULT_LANGUAGE) -> str:
+    """Return the written response to a message that is too long to be judged in full. It accuses nobody."""
+    return _written(language)[_TOO_LONG][0]
 
 
 def languages() -> tuple[str, ...]:
@@ -42,6 +46,12 @@ def languages() -> tuple[str, ...]:
 def fallbacks() -> frozenset[str]:
     """Return every written response, of whatever language and hazard."""
     return frozenset(text for hazards in _texts().values() for variants in hazards.values() for text in variants)
+
+
+def _written(language: str) -> dict[str, tuple[str, ...]]:
+    texts = _texts()
+    code = language.replace("_", "-").partition("-")[0].lower()
+    return texts.get(code, texts[_DEFAULT_LANGUAGE])
 
 
 @cache

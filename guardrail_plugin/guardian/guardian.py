@@ -19,9 +19,16 @@ from guardrail_plugin.guardian.families.protocol import Family
 from guardrail_plugin.guardian.judging import Judge, calibrated
 from guardrail_plugin.guardian.manifest import Calibration, Manifest
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
-from guardrail_plugin.guardian.responding import response_check, response_request, usable, written
+from guardrail_plugin.guardian.responding import (
+    Responses,
+    check_responses,
+    response_check,
+    response_request,
+    usable,
+    written,
+)
 from guardrail_plugin.guardian.tokenizer import ContentTokenizer
-from guardrail_plugin.pool.protocol import ScoreRequest
+from guardrail_plugin.pool.protocol import GenerateRequest, ScoreRequest
 
 if TYPE_CHECKING:
     from guardrail_plugin.guardian.cascade import CascadeGuardian
@@ -29,6 +36,9 @@ if TYPE_CHECKING:
     from guardrail_plugin.pool import InferencePool
 
 __all__ = ["Guardian", "calibrated", "conversation"]
+
+WARM_UP_S = 120.0
+"""Longest that the first check may take: weights are read in it."""
 
 _Step: TypeAlias = Callable[[], list[ScoreRequest]]
 _LEAST_S = 0.001  # a budget that is spent still reaches the pool, which then says so
@@ -46,6 +56,7 @@ class Guardian:
         max_windows: most windows of one text that are scored; a longer text is judged by its first, last and evenly
             spaced windows, and its verdict says ``truncated``.
         responder: writes the safeguard responses of a family that cannot; ``None``: written ones are used.
+        responses: where the safeguard responses come from.
     """
 
     def __init__(
@@ -60,7 +71,9 @@ class Guardian:
         responder: GuardianProtocol | None = None,
         guardian_id: str | None = None,
         max_windows: int = 64,
+        responses: Responses = "model",
     ) -> None:
+        check_responses(responses, responder)
         if family is None:
             if manifest is None or tokenizer is None:
                 raise ConfigError("a guardian needs a family, or a manifest and a tokenizer")
@@ -69,6 +82,7 @@ class Guardian:
         self.manifest = manifest
         self.max_windows = max_windows
         self.responder = responder
+        self.responses = responses
         known = manifest.calibration if calibration is None and manifest is not None else calibration or {}
         self._judge = Judge(
             family=family,
@@ -95,14 +109,17 @@ class Guardian:
         labels: Mapping[str, str | None] | None = None,
         strictness: float | None = None,
         responder: GuardianProtocol | None = None,
+        responses: Responses = "model",
         self_test: bool = True,
+        warm_up: bool = False,
         dtype: Dtype = "auto",
     ) -> Guardian:
         """Load a guardian: the embedded one, a guard model of any known family, or one behind a server.
 
         Without ``pool`` the process-wide default pool is used. Weights in the library's own format are read when the
-        pool first needs them; other families are asked four canary texts at once, so the pool must be open and the
-        call takes as long as loading does (in async code: ``await asyncio.to_thread(Guardian.load, ...)``).
+        pool first needs them, which takes seconds of the first check's ``timeout_s``; ``warm_up=True`` reads them now.
+        Other families are asked four canary texts at once. Either way the pool must be open and the call takes as long
+        as loading does (in async code: ``await asyncio.to_thread(Guardian.load, ...)``).
 
         Args:
             model: ``None`` (the embedded guardian), a folder that ``guardrail train`` wrote, a guard model's folder or
@@ -117,7 +134,10 @@ class Guardian:
             labels: of a classifier: label name to hazard code, ``"safe"``, or ``None`` for harm without a code.
             strictness: 0..1, how much an answer between safe and unsafe counts (Qwen3Guard).
             responder: writes the safeguard responses, for families that cannot (``Guardian.load(pool=pool)`` can).
+            responses: ``"model"``: of the model's own where they pass the checks, else a written one; ``"written"``: at
+                once, without a decode.
             self_test: ask the canaries.
+            warm_up: judge a word before returning, so that the first request does not wait for the weights.
             dtype: number format of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``; ``"auto"``: bfloat16 on
                 CUDA, float32 on a CPU. ``guardrail doctor`` tells whether this CPU is faster with bfloat16.
 
@@ -126,6 +146,7 @@ class Guardian:
             ConfigError: no family recognises the folder, base and adapter do not fit, a template drops the text or
                 the categories, an option has no use, there is no such ``dtype``, or the canaries are all judged alike.
             MissingDependencyError: an extra is missing; the message names it.
+            GuardrailError: with ``warm_up``, there was no verdict.
         """
         from guardrail_plugin.assembly import load_guardian
         from guardrail_plugin.guardian.families.protocol import FamilyOptions
@@ -145,7 +166,9 @@ class Guardian:
             family=family,
             options=options,
             responder=responder,
+            responses=responses,
             self_test=self_test,
+            warm_up=warm_up,
             dtype=dtype,
         )
 
@@ -231,12 +254,13 @@ class Guardian:
         """Judge a response to a query (the output rail)."""
         return self.check(Check(response, rail="output", query=query), timeout_s=timeout_s)
 
-    def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+    def check_many(self, checks: Sequence[str | Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Judge all in one pool batch. A check that fails yields its error in its place; the others are answered.
 
-        Families that name the harm by a second question ask it in a second batch, about risky texts alone.
+        What needs a second question to name the harm is asked it in a second batch: risky texts alone. A lone text is
+        judged as input.
         """
-        judging = self._judge.judge(checks)
+        judging = self._judge.judge(_as_checks(checks))
         left = _budget(timeout_s)
         step: _Step = partial(next, judging)
         while True:
@@ -249,9 +273,9 @@ class Guardian:
             except (GuardianError, PoolError) as error:
                 step = partial(judging.throw, error)
 
-    async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+    async def acheck_many(self, checks: Sequence[str | Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Like ``check_many``. Cancellation: queued work is withdrawn, running work is dropped when it ends."""
-        judging = self._judge.judge(checks)
+        judging = self._judge.judge(_as_checks(checks))
         left = _budget(timeout_s)
         step: _Step = partial(next, judging)
         while True:
@@ -271,8 +295,19 @@ class Guardian:
             ConfigError: the guardian does not tell them apart.
             GuardrailError: it gives no verdict.
         """
-        rail: Rail = "input" if "input" in self.rails else sorted(self.rails)[0]
-        refuse_if_blind(self.id, self.check_many(canaries(harmful, rail=rail), timeout_s=timeout_s))
+        refuse_if_blind(self.id, self.check_many(canaries(harmful, rail=self._any_rail), timeout_s=timeout_s))
+
+    def warm_up(self, *, timeout_s: float = WARM_UP_S) -> None:
+        """Judge a word, so that weights are read now and not in the first request's time.
+
+        Raises:
+            GuardrailError: there is no verdict, or the pool is not open.
+        """
+        self.check("Hello", rail=self._any_rail, timeout_s=timeout_s)
+
+    @property
+    def _any_rail(self) -> Rail:
+        return "input" if "input" in self.rails else sorted(self.rails)[0]
 
     def count_tokens(self, text: str) -> int:
         """Return how long a text is in the family's tokens."""
@@ -282,19 +317,17 @@ class Guardian:
         """Write the safeguard response for a blocked text.
 
         The model's own text is shown only if the guardian finds it safe and it is a refusal that speaks of what was
-        asked; else, for languages that the model does not write, and for S4 and S11, a written response is used.
-        Never raises for model failures.
+        asked; else, for languages that the model does not write, for S4 and S11, and with ``responses="written"``, a
+        written response is used. Never raises for model failures.
         """
         if self.responder is not None:
             return self.responder.respond(check, verdict, timeout_s=timeout_s)
-        if not isinstance(self.family, OwnFamily):
-            return written(check, verdict)
-        request = response_request(self.family, self._model_key, check, verdict)
-        if request is None:
+        family, request = self._writing(check, verdict)
+        if family is None or request is None:
             return written(check, verdict)
         try:
             generated = self._pool.generate(request, timeout_s=timeout_s)
-            text = self.family.tokenizer.decode(generated.token_ids).strip()
+            text = family.tokenizer.decode(generated.token_ids).strip()
             judged = self.check_many([response_check(check, text)], timeout_s=timeout_s)[0]
         except (GuardianError, PoolError):
             return written(check, verdict)
@@ -304,26 +337,32 @@ class Guardian:
         """Like ``respond``. Cancellation: the decode is stopped."""
         if self.responder is not None:
             return await self.responder.arespond(check, verdict, timeout_s=timeout_s)
-        if not isinstance(self.family, OwnFamily):
-            return written(check, verdict)
-        request = response_request(self.family, self._model_key, check, verdict)
-        if request is None:
+        family, request = self._writing(check, verdict)
+        if family is None or request is None:
             return written(check, verdict)
         try:
             generated = await self._pool.agenerate(request, timeout_s=timeout_s)
-            text = self.family.tokenizer.decode(generated.token_ids).strip()
+            text = family.tokenizer.decode(generated.token_ids).strip()
             judged = (await self.acheck_many([response_check(check, text)], timeout_s=timeout_s))[0]
         except (GuardianError, PoolError):
             return written(check, verdict)
         return text if usable(text, judged, check=check, verdict=verdict) else written(check, verdict)
 
+    def _writing(self, check: Check, verdict: Verdict | None) -> tuple[OwnFamily | None, GenerateRequest | None]:
+        """Return who writes a response and what is decoded for it; ``None`` where a written one is the answer."""
+        if self.responses == "written" or not isinstance(self.family, OwnFamily):
+            return None, None
+        return self.family, response_request(self.family, self._model_key, check, verdict)
+
 
 def _as_check(text: str | Check, rail: Rail) -> Check:
-    if isinstance(text, Check):
-        return text
-    if not isinstance(text, str):
-        raise InputError(f"a guardian checks text, got {type(text).__name__}")
-    return Check(text, rail=rail)
+    return text if isinstance(text, Check) else Check(text, rail=rail)
+
+
+def _as_checks(checks: Sequence[str | Check]) -> list[Check]:
+    if isinstance(checks, str | Check):
+        raise InputError(f"check_many takes a list, got one {type(checks).__name__}; use check")
+    return [_as_check(one, "input") for one in checks]
 
 
 def conversation(messages: Sequence[Message], *, rail: Rail = "input") -> Check:

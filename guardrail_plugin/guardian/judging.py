@@ -24,6 +24,8 @@ Judging: TypeAlias = Generator[list[ScoreRequest], Results, list[CheckOutcome]]
 
 # Below this risk no second question names the harm: no sensible threshold acts there, and most texts are harmless.
 NAMING_FLOOR = 0.05
+# The same where there is a name already, which a second look may only correct.
+RENAMING_FLOOR = 0.25
 _ALMOST_0 = 1e-12
 _ROUNDING = 1e-3  # float32 log-probabilities may end a little above zero
 
@@ -65,7 +67,7 @@ class Judge:
     max_windows: int
 
     def judge(self, checks: Sequence[Check]) -> Judging:
-        """Yield the requests of all checks as one batch, then those that name the harm of what is risky and unnamed.
+        """Yield the requests of all checks as one batch, then those that name the harm of what is risky.
 
         What the driver throws in at the second batch is dropped: the risk is known, only its name is not.
         """
@@ -78,9 +80,9 @@ class Judge:
             for check, plan in zip(checks, plans, strict=True)
         ]
         asked = {
-            i: self.family.naming(check, found.content)
+            i: questions
             for i, (check, found) in enumerate(zip(checks, findings, strict=True))
-            if isinstance(found, _Finding) and found.risk >= NAMING_FLOOR and not found.reading.shares
+            if isinstance(found, _Finding) and (questions := self._naming(check, found))
         }
         naming = [p for questions in asked.values() for p in questions]
         if naming:
@@ -140,6 +142,10 @@ class Judge:
             if worst is None or risk > worst.risk:
                 worst = _Finding(content, reading, risk)
         return worst or InputError("there is no text to check: nothing of it is left as tokens")
+
+    def _naming(self, check: Check, found: _Finding) -> tuple[Pass, ...]:
+        floor = RENAMING_FLOOR if found.reading.shares else NAMING_FLOOR
+        return self.family.naming(check, found.content) if found.risk >= floor else ()
 
     def _named(self, found: _Finding | GuardrailError, row: Sequence[_Answer]) -> _Finding | GuardrailError:
         """Return the finding with its harm named; a failure to name it takes nothing from the risk."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from typing import Literal, TypeAlias, get_args
 
 from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.core.verdict import Verdict
 from guardrail_plugin.guardian.fallbacks import fallback, fallbacks
@@ -20,6 +22,22 @@ _MIN_RESPONSE_WORDS = 4
 _ENDS = (".", "!", "?", '"')  # another end means that the model ran out of tokens
 _ENGLISH = "en"
 _UNNAMED = "unnamed"  # no hazard's code: a general response, for harm that the guardian does not name
+
+Responses: TypeAlias = Literal["model", "written"]
+"""Where safeguard responses come from: the model's own where they pass the checks, or the written ones alone."""
+
+
+def check_responses(responses: str, responder: object) -> None:
+    """Refuse a word that is none of ``Responses``, and ``"written"`` beside a responder.
+
+    Raises:
+        ConfigError: names the word and the nearest known one.
+    """
+    known: tuple[str, ...] = get_args(Responses)
+    if responses not in known:
+        raise ConfigError(f"responses={responses!r} is none of {', '.join(known)}{did_you_mean(responses, known)}")
+    if responses == "written" and responder is not None:
+        raise ConfigError('responses="written" leaves a responder nothing to write; pass one of the two')
 
 
 def asked(check: Check) -> str:

@@ -30,8 +30,25 @@ def default_device() -> str:
 
 
 def resolve_device(device: str) -> str:
-    """Return the device itself, or the best there is for ``"auto"``."""
-    return default_device() if device == "auto" else device
+    """Return the device itself, or the best there is for ``"auto"``.
+
+    Raises:
+        ConfigError: torch has no such device here.
+    """
+    if device == "auto":
+        return default_device()
+    torch = import_torch()
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r} is none that torch knows; write cpu, cuda:0 or mps") from None
+    have = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked.type == "cuda" and (asked.index or 0) >= have:
+        seen = f"{have or 'no'} CUDA device{'s'[: have > 1]}"
+        raise ConfigError(f"device {device!r}: torch sees {seen} here; `guardrail doctor` tells what there is")
+    if asked.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device {device!r}: torch has no MPS here; `guardrail doctor` tells what there is")
+    return device
 
 
 def device_places(device: str) -> list[str]:

@@ -69,6 +69,8 @@ class ObserverCallback(BaseCallbackHandler):
             hazards=told.get("hazards") or {},
             guardian_id=told.get("guardian_id"),
             guardian_seconds=told.get("seconds"),
+            policy_threshold=told.get("policy_threshold"),
+            acted_on=told.get("acted_on"),
             windows=int(told.get("windows") or 0),
             truncated=bool(told.get("truncated")),
             error=told.get("error"),

@@ -28,6 +28,8 @@ class RailEvent:
         on_failure: what the policy orders then.
         seconds: wall time of the decision: checks, queueing and safeguard response.
         guardian_seconds: of that, until the verdict; ``None`` without one.
+        policy_threshold: the risk at which the rule of the policy acts that decided.
+        acted_on: ``"risk"``, a hazard's code, ``"truncated"``; ``None`` where nothing was met.
         windows: forward passes that the verdict took.
         released_characters: of a stream, what had left before the decision.
         request_id: ties the rails of one request together; empty outside requests.
@@ -47,6 +49,8 @@ class RailEvent:
     hazards: Mapping[str, float] = field(default_factory=dict)
     guardian_id: str | None = None
     guardian_seconds: float | None = None
+    policy_threshold: float | None = None
+    acted_on: str | None = None
     windows: int = 0
     truncated: bool = False
     error: str | None = None
@@ -70,7 +74,7 @@ class RailEvent:
     ) -> RailEvent:
         """Make the record of an outcome."""
         told = describe(outcome, policy_version=policy.version)
-        error, verdict = told["error"], outcome.verdict
+        error, verdict, ruling = told["error"], outcome.verdict, outcome.ruling
         return cls(
             rail=outcome.rail,
             action=str(told["action"]),
@@ -88,6 +92,8 @@ class RailEvent:
             hazards={} if verdict is None else verdict.hazards,
             guardian_id=None if verdict is None else verdict.guardian_id,
             guardian_seconds=None if verdict is None else verdict.seconds,
+            policy_threshold=None if ruling is None else ruling.threshold,
+            acted_on=None if ruling is None else ruling.hazard or ruling.cause,
             windows=0 if verdict is None else verdict.windows,
             truncated=verdict is not None and verdict.truncated,
         )
@@ -101,6 +107,8 @@ class RailEvent:
             "risk": None if self.risk is None else round(self.risk, 6),
             "hazard": self.hazard,
             "hazards": {code: round(p, 6) for code, p in self.hazards.items()},
+            "policy_threshold": None if self.policy_threshold is None else round(self.policy_threshold, 6),
+            "acted_on": self.acted_on,
             "guardian_id": self.guardian_id,
             "policy_version": self.policy_version,
             "seconds": round(self.seconds, 6),

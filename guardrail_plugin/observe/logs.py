@@ -53,8 +53,8 @@ class LogObserver:
     """An observer that logs requests, and rails that did anything but allow. Fields only."""
 
     def __init__(self, *, logger: logging.Logger | None = None, every_rail: bool = False) -> None:
-        """Build it. ``every_rail``: also log what was allowed."""
-        self._logger = logger or logging.getLogger("guardrail_gateway.requests")
+        """Build it. ``every_rail``: also log what was allowed. ``logger``: ``None``: ``guardrail_plugin.rails``."""
+        self._logger = logger or logging.getLogger("guardrail_plugin.rails")
         self._every_rail = every_rail
 
     def rail(self, event: RailEvent) -> None:

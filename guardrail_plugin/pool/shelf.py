@@ -94,7 +94,8 @@ def close_quietly(thing: Replica | Decode) -> None:
 
 def no_replica(model: str, error: BaseException | None) -> ReplicaDead:
     """Return the error for requests whose model has no working replica."""
-    reason = f" ({type(error).__name__})" if error is not None else ""
+    # Messages of this library's errors say what to do and hold no text; others may hold anything.
+    reason = f" ({type(error).__name__}{f': {error}' if isinstance(error, GuardrailError) else ''})" if error else ""
     failure = ReplicaDead(f"no replica of {model!r} is working{reason}")
     failure.__cause__ = error
     return failure

@@ -6,7 +6,7 @@ where no Runnable can be wrapped; ``under_config`` and ``aunder_config`` give th
 
 from guardrail_plugin.flow.tool_rails import ToolPolicy
 from guardrail_plugin.runnables.answers import Asked, calls_but_tools
-from guardrail_plugin.runnables.construction import check_guardian, check_word
+from guardrail_plugin.runnables.construction import check_guardian, check_word, checked_policy
 from guardrail_plugin.runnables.documents import GuardedDocuments, guard_documents
 from guardrail_plugin.runnables.guard import guard
 from guardrail_plugin.runnables.guard_model import guard_model
@@ -37,6 +37,7 @@ __all__ = [
     "calls_but_tools",
     "check_guardian",
     "check_word",
+    "checked_policy",
     "guard",
     "guard_documents",
     "guard_model",

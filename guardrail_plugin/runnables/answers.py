@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage, BaseMessageChunk
@@ -13,6 +13,7 @@ from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.blocks import as_json, call_checks, client_calls, other_call_checks, part_of
 from guardrail_plugin.runnables.content import kinds_in
+from guardrail_plugin.runnables.metadata import metadata_in
 from guardrail_plugin.runnables.streams import joined
 
 OutputText: TypeAlias = Callable[[Any], str | BaseMessage | None]
@@ -50,7 +51,7 @@ def calls_but_tools(structured: frozenset[str] = frozenset()) -> ReadCalls:
     def read(message: BaseMessage, asked: Asked) -> tuple[Check, ...]:
         calls = client_calls(message)
         answers = tuple(asked.check(as_json(arguments)) for name, arguments in calls if name in structured)
-        return answers + other_call_checks(message, known=bool(calls))
+        return answers + other_call_checks(message)
 
     return read
 
@@ -67,7 +68,8 @@ def answer_checks(
     if isinstance(readable, str):
         return (asked.check(readable),) if readable.strip() else ()
     part = part_of(readable)
-    checks = tuple(asked.check(text) for text in (part.answer, part.reasoning) if text.strip())
+    beside = "\n".join(metadata_in(readable))
+    checks = tuple(asked.check(text) for text in (part.answer, part.reasoning, beside) if text.strip())
     checks += calls(readable, asked) if part.acts else ()
     kinds = kinds_in([readable.content])
     if not checks and kinds and not part.acts:
@@ -78,11 +80,14 @@ def answer_checks(
 def _readable(output: object, output_text: OutputText | None) -> str | BaseMessage:
     given: object = output
     if output_text is not None:
+        failure = ""
         try:
             given = output_text(output)
         except Exception as error:
-            # Its message may quote the answer, so only its type is passed on.
-            raise InputError(f"output_text raised {type(error).__name__}") from None
+            failure = type(error).__name__
+        if failure:
+            # Its message may quote the answer, so only its type is passed on; raised out here, it holds nothing of it.
+            raise InputError(f"output_text raised {failure}")
         given = "" if given is None else given
     if isinstance(given, str | BaseMessage):
         return given
@@ -104,6 +109,7 @@ class ChunkReader:
         self._calls = calls
         self._acting: list[BaseMessage] = []
         self._kinds: dict[str, None] = {}
+        self._told: set[str] = set()
         self._text = False
 
     def read(self, chunk: object) -> Part:
@@ -122,7 +128,15 @@ class ChunkReader:
         self._text = self._text or bool(part.answer.strip())
         if part.acts:
             self._acting.append(readable)
-        return part
+        return self._with_metadata(part, readable)
+
+    def _with_metadata(self, part: Part, message: BaseMessage) -> Part:
+        # Once: providers repeat it on every chunk. Not in the answer, whose length a reader is told.
+        new = [text for text in metadata_in(message) if text not in self._told]
+        if not new:
+            return part
+        self._told.update(new)
+        return replace(part, reasoning="\n".join([part.reasoning, *new, ""]))
 
     def rest(self) -> tuple[Check, ...]:
         """Return the checks of the tool calls that the chunks add up to."""

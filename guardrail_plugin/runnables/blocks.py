@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.flow import Part
-from guardrail_plugin.runnables.content import MEDIA_KINDS, text_in
-
-_REASONING = frozenset({"reasoning", "thinking", "reasoning_content", "redacted_thinking", "thought"})
-CALL_KINDS = frozenset(
-    {
-        "tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "input_json_delta", "function_call",
-        "custom_tool_call",
-    }
-)  # fmt: skip
-"""Blocks that LangChain also reads into ``tool_calls``, ``invalid_tool_calls`` and ``tool_call_chunks``."""
-
-_MACHINERY = frozenset(
-    {
-        "type", "id", "index", "role", "signature", "thought_signature", "encrypted_content", "data", "mime_type",
-        "media_type", "base64", "file_id", "status", "phase", "call_id", "tool_call_id", "tool_use_id", "item_id",
-        "cache_control", "detail", "format", "finish_reason", "object", "model", "expires_at",
-    }
-)  # fmt: skip
-"""Keys whose values no reader sees as text: identifiers, enumerations, encoded bytes."""
-
-_LINKS = frozenset({"url", "image_url", "source", "source_type"})
-"""Of media: where they are, not what they say."""
-
-_ENCODED = re.compile(r"data:[\w.+/;=-]{1,100};base64,[A-Za-z0-9+/=_-]*")
+from guardrail_plugin.runnables.block_kinds import CALL_KINDS, MEDIA_KINDS, NAMES, REASONING_KINDS, SEALED, is_opaque
+from guardrail_plugin.runnables.content import strings_in, strings_of_data
 
 _KWARGS_REASONING = frozenset({"reasoning_content", "reasoning", "thinking", "reasoning_details"})
 _KWARGS_CALLS = frozenset({"tool_calls", "function_call"})
-_MAX_DEPTH = 12
+_KWARGS_SEALED = SEALED | {"__gemini_function_call_thought_signatures__", "__openai_function_call_ids__"}
 
 
 def part_of(message: BaseMessage) -> Part:
-    """Read one message or chunk. Blocks of unknown kinds count as answer: what a rail does not know it judges."""
+    """Read one message or chunk. Blocks of unknown kinds count as answer: what a rail does not know it judges.
+
+    Raises:
+        InputError: its content is nested without end.
+    """
+    keys = not isinstance(message, BaseMessageChunk)
     answer: list[str] = []
     reasoning: list[str] = []
     acts = bool(
@@ -51,96 +33,157 @@ def part_of(message: BaseMessage) -> Part:
     )
     content = message.content
     for block in [content] if isinstance(content, str) else content:
-        told = block.get("type") if isinstance(block, Mapping) else None
-        kind = told if isinstance(told, str) else ""  # what is no name is no known kind
+        kind = kind_of(block)
         if kind in CALL_KINDS or kind.startswith("server_tool"):
             acts = True
-        elif kind in _REASONING:
-            reasoning.extend(_strings(block))
-        elif kind in MEDIA_KINDS:
-            answer.extend(_beside(block))
-        elif kind == "non_standard" and isinstance(block, Mapping):
-            answer.extend(_strings(block.get("value")))
         else:
-            answer.extend(_strings(block))
+            (reasoning if kind in REASONING_KINDS else answer).extend(strings_in(block, keys=keys))
     for key, value in message.additional_kwargs.items():
         if key in _KWARGS_CALLS:
             acts = acts or bool(value)
-        elif key in _KWARGS_REASONING:
-            reasoning.extend(_strings(value))
-        elif "signature" not in key:
-            answer.extend(_strings(value))
+        else:
+            (reasoning if key in _KWARGS_REASONING else answer).extend(_beside(key, value, keys=keys))
     return Part("".join(answer), "".join(reasoning), acts)
 
 
-def _beside(block: object) -> Iterator[str]:
-    """Return the text in a block of media: captions, titles, what a document says."""
-    if isinstance(block, Mapping):
-        yield from _strings({key: value for key, value in block.items() if key not in _LINKS})
-        yield text_in({"source": block.get("source")})
+def kind_of(block: object) -> str:
+    """Return the kind that a block says it is of. What is no name is no kind."""
+    told = block.get("type") if isinstance(block, Mapping) else None
+    return told if isinstance(told, str) else ""
 
 
-def _strings(value: object, depth: int = 0) -> Iterator[str]:
-    if isinstance(value, str):
-        # Never a message's own text, whatever it looks like: only values inside blocks.
-        if depth == 0 or not _ENCODED.fullmatch(value):
-            yield str(value)
-    elif depth > _MAX_DEPTH:
-        return
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key not in _MACHINERY:
-                yield from _strings(inner, depth + 1)
-    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        for inner in value:
-            yield from _strings(inner, depth + 1)
+def _beside(key: str, value: object, *, keys: bool) -> list[str]:
+    """Return the strings in what a provider puts beside the content."""
+    if key in _KWARGS_SEALED:
+        return [text for text in strings_of_data(value, keys=keys) if not is_opaque(text)]
+    if key in MEDIA_KINDS and isinstance(value, Mapping):
+        return strings_in({"type": key, **value}, keys=keys)
+    if key in _KWARGS_REASONING:
+        return strings_in({"type": "reasoning", "reasoning": value}, keys=keys)
+    return strings_of_data(value, keys=keys)
 
 
 def call_checks(message: BaseMessage) -> tuple[Check, ...]:
     """Return one check for each tool call of a message, unreadable and server-side ones too."""
     checks = tuple(call_check(name, arguments) for name, arguments in client_calls(message))
-    checks += other_call_checks(message, known=isinstance(message, AIMessage) and bool(checks))
-    if not checks:
-        raw = message.additional_kwargs.get("tool_calls") or getattr(message, "tool_call_chunks", None)
-        return (call_check("tool_calls", raw),) if raw else ()
-    return checks
+    return checks + other_call_checks(message)
 
 
 def client_calls(message: BaseMessage) -> list[tuple[str, object]]:
     """Return name and arguments of each call that is for the caller's own tools, unreadable ones last."""
-    if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
-        # Not tool_calls: what LangChain cannot parse of a call is missing there, and leaves all the same.
-        return [(call["name"] or "", _parsed(call["args"] or "")) for call in message.tool_call_chunks]
-    calls: list[tuple[str, object]] = [(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
-    unreadable = getattr(message, "invalid_tool_calls", ())
-    return calls + [(call.get("name") or "", call.get("args") or "") for call in unreadable]
+    return [(name, arguments) for _, name, arguments in _ordered(message)]
 
 
-def other_call_checks(message: BaseMessage, *, known: bool = True) -> tuple[Check, ...]:
-    """Return the checks of calls that no tool of the caller answers: server-side ones, and OpenAI's old form.
+def other_call_checks(message: BaseMessage) -> tuple[Check, ...]:
+    """Return the checks of all that a message orders beside its ``client_calls``.
 
-    Args:
-        known: LangChain has read the blocks of ordinary calls into ``tool_calls``.
+    These are server-side calls, OpenAI's old form, and whatever providers repeat of a call in content blocks and in
+    ``additional_kwargs``, as far as it is not the same call.
     """
+    ordered = _ordered(message)
     checks: list[Check] = []
     for block in () if isinstance(message.content, str) else message.content:
         if not isinstance(block, Mapping):
             continue
-        kind = str(block.get("type", ""))
-        if kind.startswith("server_tool") or (kind in CALL_KINDS and not known):
-            rest = {key: value for key, value in block.items() if key not in _MACHINERY and key != "name"}
-            checks.append(call_check(str(block.get("name", kind)), rest))
+        kind = kind_of(block)
+        if kind.startswith("server_tool"):
+            checks.append(call_check(str(block.get("name", kind)), _told(block, told=())))
+        elif kind in CALL_KINDS:
+            checks += _block_checks(block, ordered)
+    calls = [(name, arguments) for _, name, arguments in ordered]
+    checks += _raw_checks(message.additional_kwargs.get("tool_calls"), calls)
     legacy = message.additional_kwargs.get("function_call")
-    if isinstance(legacy, Mapping):
-        checks.append(call_check(str(legacy.get("name", "")), legacy.get("arguments", "")))
+    checks += _raw_checks([{"function": legacy}] if legacy else (), calls)
     return tuple(checks)
+
+
+def call_ids(block: Mapping[object, object]) -> frozenset[object]:
+    """Return every id by which a block may name its call."""
+    given = (block.get(key) for key in ("id", "call_id", "tool_call_id"))
+    return frozenset(name for name in given if isinstance(name, str) and name)
+
+
+def _ordered(message: BaseMessage) -> list[tuple[object, str, object]]:
+    """Return id, name and arguments of each client call."""
+    if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
+        # Not tool_calls: what LangChain cannot parse of a call is missing there, and leaves all the same.
+        return [(call["id"], call["name"] or "", _parsed(call["args"] or "")) for call in message.tool_call_chunks]
+    readable = [(call["id"], call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
+    unreadable = getattr(message, "invalid_tool_calls", ())
+    return readable + [(call.get("id"), call.get("name") or "", call.get("args") or "") for call in unreadable]
+
+
+def _block_checks(block: Mapping[object, object], ordered: Sequence[tuple[object, str, object]]) -> Iterator[Check]:
+    """Check what a block says of a call that the call of the same id does not."""
+    ids = call_ids(block)
+    twins = [(name, arguments) for call_id, name, arguments in ordered if not ids or call_id in ids]
+    rest = _told(block, told=[arguments for _, arguments in twins])
+    name = str(block.get("name") or "")
+    if rest or (name and name not in (other for other, _ in twins)):
+        yield call_check(name or kind_of(block), rest)
+
+
+def _told(block: Mapping[object, object], *, told: Collection[object]) -> dict[object, object]:
+    """Return what a block of a call says beside the tool's name.
+
+    Args:
+        told: arguments that are judged anyway. Without any, numbers count too.
+    """
+    rest: dict[object, object] = {}
+    for key, value in block.items():
+        if key == "name" or not value or _is_any_of(value, told):
+            continue
+        if _texts(key, value) or (not told and key not in NAMES | SEALED):
+            rest[key] = value
+    return rest
+
+
+def _texts(key: object, value: object) -> list[str]:
+    return strings_in({"type": "tool_call", key: value}, keys=True)
+
+
+def _raw_checks(given: object, calls: Collection[tuple[str, object]]) -> Iterator[Check]:
+    """Check calls as OpenAI writes them, but for those that are among the calls that are judged anyway."""
+    for raw in given if isinstance(given, list | tuple) else [given] if given else ():
+        function = raw.get("function") if isinstance(raw, Mapping) else None
+        if not isinstance(raw, Mapping) or not isinstance(function, Mapping):
+            yield call_check("tool_calls", raw)
+            continue
+        name, arguments = str(function.get("name") or ""), function.get("arguments", "")
+        rest = {key: value for key, value in raw.items() if key != "function" and _texts(key, value)}
+        rest |= {key: value for key, value in function.items() if key not in ("name", "arguments")}
+        if not any(name == other and _is_any_of(arguments, [known]) for other, known in calls):
+            yield call_check(name, _parsed(arguments) if isinstance(arguments, str) else arguments)
+        if rest:
+            yield call_check(name, rest)
+
+
+def _is_any_of(value: object, known: Collection[object]) -> bool:
+    """Return whether these are arguments that are known, written in whatever way."""
+    if not isinstance(value, str):
+        return value in known
+    parsed = _parsed(value)
+    # LangChain's name for the one text that a custom tool is given.
+    return parsed in known or value in known or {"__arg1": value} in known
 
 
 def _parsed(arguments: str) -> object:
     try:
-        return json.loads(arguments)
+        return json.loads(arguments, object_pairs_hook=_once)
     except ValueError:
         return arguments
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of which nothing is lost.
+
+    Raises:
+        ValueError: a name comes twice.
+    """
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name comes twice")
+    return made
 
 
 def call_check(name: str, arguments: object) -> Check:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from langchain_core.runnables import Runnable
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
-from guardrail_plugin.core.policy import OnFailure, Policy
+from guardrail_plugin.core.policy import OnFailure, Policy, is_path
 from guardrail_plugin.flow import OnEscalate, Release, Rules, Window, WindowSetting
-from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.guardian.protocol import GuardianProtocol, taxonomy_of
 from guardrail_plugin.runnables.answers import OutputText
 from guardrail_plugin.runnables.calls import Calls
 from guardrail_plugin.runnables.output import OutputKind, output_kind
 from guardrail_plugin.runnables.output_stage import OutputStage
 from guardrail_plugin.runnables.stage import InputStage, OnBlock
+from guardrail_plugin.runnables.verdict_only import VerdictOnly
 from guardrail_plugin.runnables.views import InputKey
 
 GuardRail: TypeAlias = Literal["input", "output"]
@@ -67,8 +69,13 @@ def build_calls(runnable: Runnable[Any, Any], settings: Settings) -> Calls:
             raise ConfigError(f"{name} must be a function, got {type(function).__name__}")
     window = Window(settings.window)
     rails = check_rails(settings.rails)
-    policy = effective_policy(settings.policy, settings.on_block)
-    rules = Rules(policy=policy, on_uncheckable=settings.on_uncheckable, on_escalate=settings.on_escalate)
+    policy = effective_policy(checked_policy(settings.policy, settings.guardian), settings.on_block)
+    rules = Rules(
+        policy=policy,
+        on_uncheckable=settings.on_uncheckable,
+        on_escalate=settings.on_escalate,
+        respond=not isinstance(settings.on_block, VerdictOnly),
+    )
     kind = safeguard_kind(runnable, output_type=settings.output_type, policy=policy, on_block=settings.on_block)
     if settings.overlap and "input" not in rails:
         raise ConfigError("overlap=True runs the chain beside the input rail, and rails has no 'input'")
@@ -131,15 +138,27 @@ def check_guardian(guardian: object) -> None:
         raise ConfigError(f"guardian={type(guardian).__name__} has no {', '.join(missing)}")
 
 
-def effective_policy(policy: Policy | None, on_block: OnBlock | None) -> Policy:
+def checked_policy(policy: object, guardian: GuardianProtocol) -> Policy:
+    """Return the policy, or the default one.
+
+    Raises:
+        ConfigError: it is none, or has a rule for a hazard that the guardian cannot name.
+    """
+    if policy is None:
+        return Policy()
+    if not isinstance(policy, Policy):
+        path = isinstance(policy, Path) or (isinstance(policy, str) and is_path(policy))
+        how = f"write Policy.from_toml(Path({str(policy)!r}))" if path else "read files with Policy.from_toml"
+        raise ConfigError(f"policy must be a Policy, got {type(policy).__name__}; {how}")
+    return policy.check_codes(taxonomy_of(guardian)) if policy.hazards else policy
+
+
+def effective_policy(policy: Policy, on_block: OnBlock | None) -> Policy:
     """Return the policy with the wrapper's own ``on_block`` written into it.
 
     Raises:
-        ConfigError: either is of the wrong kind.
+        ConfigError: ``on_block`` is of the wrong kind.
     """
-    if policy is not None and not isinstance(policy, Policy):
-        raise ConfigError(f"policy must be a Policy, got {type(policy).__name__}; read files with Policy.from_toml")
-    policy = policy or Policy()
     if on_block is None or on_block == policy.on_block:
         return policy
     if callable(on_block):

@@ -1,55 +1,228 @@
-"""Text in message content. Reads every block that a provider would show its model as text."""
+"""Text in message content. Reads every string in it that is not plainly machinery, of blocks of any provider."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
-MEDIA_KINDS = frozenset(
-    {"image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file", "document"}
+from guardrail_plugin.core.errors import InputError
+from guardrail_plugin.runnables.block_kinds import (
+    MEDIA_KINDS,
+    NAMES,
+    PAYLOAD,
+    SEALED,
+    Family,
+    family_of,
+    inherits,
+    is_bedrocks,
+    is_key,
+    is_name,
+    is_opaque,
+    is_source,
+    is_word,
 )
-"""Blocks that are not text, whatever text may stand beside it in them."""
+from guardrail_plugin.runnables.encoded import is_payload, text_in_bytes, text_in_payload
 
-_TEXT_KEYS = ("text", "content", "value", "document", "title", "context")
-"""Where blocks keep what a model reads. All are read: which of them a provider uses is not ours to guess."""
+_MAX_DEPTH = 12
+"""Nesting that is told apart; what lies deeper is read as JSON. Providers use at most four levels."""
 
-_MAX_DEPTH = 8
-"""Nesting of content blocks that is followed. Providers use at most three levels."""
+_MIME = ("mime_type", "media_type", "mimeType")
 
 
-def text_in(content: object, *, depth: int = 0) -> str:
-    """Return the text of a message's content, blocks joined as ``BaseMessage.text`` joins them.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a message a value stands. ``naming``: under a key that identifies or enumerates."""
+
+    family: Family
+    kind: str = ""
+    mime: str = ""
+    naming: bool = False
+
+
+_TOP = _Place("text")
+_BARE = _Place("unknown", "bare")
+_DATA = _Place("unknown", "data")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was found in a message's content. ``repr`` hides the text.
+
+    Attributes:
+        sealed: kinds of blocks that hold what no rail can read: images, links, encoded files.
+        open: some text stands outside of these.
+    """
+
+    text: str = field(repr=False)
+    sealed: tuple[str, ...] = ()
+    open: bool = False
+
+
+def text_in(content: object) -> str:
+    """Return the text of a message's content, text blocks joined as ``BaseMessage.text`` joins them.
 
     ``BaseMessage.text`` skips blocks that are text to some provider but not of ``type: text``: Bedrock's
-    ``{"text": …}``, OpenAI's ``input_text``, plain-text documents, nested content. A rail must see them.
+    ``{"text": …}``, OpenAI's ``input_text``, documents, tool results, files in base64. A rail must see them, and
+    whatever is in blocks that it does not know; these stand on lines of their own.
+
+    Raises:
+        InputError: it is nested without end.
     """
-    if isinstance(content, str):
-        return str(content)
-    if depth > _MAX_DEPTH:
-        return ""
-    if isinstance(content, Mapping):
-        return _block_text(content, depth)
-    if isinstance(content, Sequence) and not isinstance(content, bytes | bytearray | memoryview):
-        return "".join(text_in(block, depth=depth + 1) for block in content)
-    return ""
+    return read_content(content).text
 
 
-def _block_text(block: Mapping[object, object], depth: int) -> str:
-    inner = [block.get(key) for key in _TEXT_KEYS]
-    source = block.get("source")
-    if isinstance(source, Mapping):
-        # Anthropic: {"type": "text", "data": …} or {"type": "content", "content": …}; Bedrock: {"text": …}
-        readable = source.get("type") in ("text", "content")
-        inner += [source.get("data") if readable else None, source.get("content"), source.get("text")]
-    return "".join(text_in(part, depth=depth + 1) for part in inner if part is not None)
+def read_content(content: object) -> Content:
+    """Return the text of a message's content, and what in it cannot be read.
+
+    Raises:
+        InputError: it is nested without end.
+    """
+    runs: list[tuple[bool, str]] = []
+    sealed: dict[str, None] = {}
+    is_open = False
+    for block in content if isinstance(content, Sequence) and not isinstance(content, str | bytes) else [content]:
+        reader = Reader(keys=True)
+        reader.read(block)
+        runs += reader.runs
+        sealed.update(reader.sealed)
+        is_open = is_open or (not reader.sealed and any(text.strip() for _, text in reader.runs))
+    lines = [
+        ("" if plain else "\n").join(text for _, text in group)
+        for plain, group in groupby(runs, key=lambda run: run[0])
+    ]
+    return Content("\n".join(lines), tuple(sealed), is_open)
+
+
+def strings_in(value: object, *, keys: bool) -> list[str]:
+    """Return the strings in a block of a message, in their order.
+
+    Args:
+        keys: take what is a key in somebody's data for text too. Never in chunks of a stream, where keys come again
+            and again.
+
+    Raises:
+        InputError: it is nested without end.
+    """
+    reader = Reader(keys=keys)
+    reader.read(value)
+    return [text for _, text in reader.runs]
+
+
+def strings_of_data(value: object, *, keys: bool) -> list[str]:
+    """Like ``strings_in``, for what is no content block: nothing in it is exempt."""
+    reader = Reader(keys=keys)
+    reader.read(value, _DATA)
+    return [text for _, text in reader.runs]
 
 
 def kinds_in(contents: Iterable[object]) -> list[str]:
     """Name the kinds of blocks without text in some contents, for error messages. Unknown kinds are ``"other"``."""
     kinds: dict[str, None] = {}
     for content in contents:
-        if isinstance(content, list):
-            for block in content:
-                kind = block.get("type") if isinstance(block, Mapping) else None
-                if kind is not None and not text_in(block).strip():
-                    kinds[kind if isinstance(kind, str) and kind in MEDIA_KINDS else "other"] = None
+        for block in content if isinstance(content, list) else ():
+            kind = block.get("type") if isinstance(block, Mapping) else None
+            if kind is not None and not text_in([block]).strip():
+                kinds[_told(kind)] = None
     return list(kinds)
+
+
+class Reader:
+    """Reads one block. Made for it.
+
+    Attributes:
+        runs: the strings in it, and of each whether it goes on where the one before it ended.
+        sealed: kinds of media in it that cannot be read.
+    """
+
+    def __init__(self, *, keys: bool) -> None:
+        self.runs: list[tuple[bool, str]] = []
+        self.sealed: dict[str, None] = {}
+        self._keys = keys
+
+    def read(self, value: object, place: _Place = _TOP, key: str = "", depth: int = 0) -> None:
+        """Take in a value of whatever type.
+
+        Raises:
+            InputError: it is nested without end.
+        """
+        if isinstance(value, str):
+            self._string(str(value), place, key)
+        elif value is None or isinstance(value, bool | int | float):
+            return
+        elif isinstance(value, bytes | bytearray | memoryview):
+            self._keep(text_in_bytes(bytes(value), mime=place.mime, kind=place.kind), place)
+        elif depth > _MAX_DEPTH:
+            self.runs.append((False, _flat(value)))
+        elif isinstance(value, Mapping):
+            self._mapping(value, _placed(value, place, key), depth)
+        elif isinstance(value, Sequence | Set):
+            for inner in value:
+                self.read(inner, place, key, depth + 1)
+        else:
+            dump = getattr(value, "model_dump", None)
+            self.read(dump() if callable(dump) else str(value), place, key, depth + 1)
+
+    def _mapping(self, block: Mapping[object, object], place: _Place, depth: int) -> None:
+        known = place.family != "unknown"
+        for key, inner in block.items():
+            name = str(key)
+            if not is_key(name) or (self._keys and not known and not is_word(name)):
+                self.runs.append((False, name))
+            names = name in NAMES if known else name in ("type", "index")
+            # Of mappings only these two: anything could be told in others.
+            naming = names and (isinstance(inner, str) or name in ("cache_control", "caller"))
+            self.read(inner, replace(place, naming=naming or place.naming), name, depth + 1)
+
+    def _string(self, text: str, place: _Place, key: str) -> None:
+        known = place.family != "unknown"
+        if place.family == "media" and key in PAYLOAD:
+            self._keep(text_in_payload(text, mime=place.mime, kind=place.kind), place, given=text)
+        elif text and not (place.naming and is_name(text)) and not (known and key in SEALED and is_opaque(text)):
+            self.runs.append((place.family == "text", text))
+
+    def _keep(self, text: str | None, place: _Place, *, given: str = "") -> None:
+        """Keep what a payload encodes; where it encodes no text, note that, and keep it as it is if that is text."""
+        if text is None:
+            self.sealed[_told(place.kind)] = None
+            text = "" if is_payload(given) and not place.mime.startswith("text") else given
+        if text:
+            self.runs.append((False, text))
+
+
+def _placed(block: Mapping[object, object], place: _Place, key: str) -> _Place:
+    mime = next((told for name in _MIME if isinstance(told := block.get(name), str)), place.mime)
+    kind = block.get("type")
+    if place.naming:
+        return place
+    if isinstance(kind, str):
+        if place.family == "media" and is_source(kind):
+            return replace(place, mime=mime)
+        return _Place(family_of(kind), kind, mime)
+    if place.family == "unknown":
+        return _Place("media", key, mime) if place == _BARE and is_bedrocks(key) else _DATA
+    if not place.kind:
+        return _without_type(block)
+    if not inherits(key):
+        return _DATA
+    return replace(place, mime=mime, family="known" if place.family == "text" else place.family)
+
+
+def _without_type(block: Mapping[object, object]) -> _Place:
+    if set(block) == {"text"}:
+        return _Place("text", "text")
+    # LangChain's ImagePromptValue; all others are Bedrock's, or nobody's.
+    return _Place("media", "image_url") if "url" in block and set(block) <= {"url", "detail"} else _BARE
+
+
+def _told(kind: object) -> str:
+    return kind if isinstance(kind, str) and kind in MEDIA_KINDS else "other"
+
+
+def _flat(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        # Raised anew without its cause, which may quote the content.
+        raise InputError("content that is nested without end cannot be read") from None

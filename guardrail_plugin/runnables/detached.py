@@ -2,8 +2,9 @@
 
 ``astream_events``, ``astream_log`` and LangGraph's ``stream_mode="messages"`` listen through callbacks, and would
 pass on raw tokens. In their place the caller's traces get one child run with the chain's name and timing, without
-inputs and outputs. Handlers that belong to the chain itself (``chain.with_config(callbacks=[...])``, a model's own
-``callbacks``) and tracers that the environment turns on (LangSmith's) still see all: the developer put them there.
+inputs and outputs. What the chain raises is withheld where it may quote the model: see ``failures``. Handlers that
+belong to the chain itself (``chain.with_config(callbacks=[...])``, a model's own ``callbacks``) and tracers that the
+environment turns on (LangSmith's) still see all: the developer put them there.
 
 Does not: hold back what code inside the chain writes elsewhere, such as LangGraph's custom stream writer.
 """
@@ -19,6 +20,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import patch_config, set_config_context, var_child_runnable_config
 from langchain_core.runnables.utils import coro_with_context
 
+from guardrail_plugin.runnables.failures import Heard, listeners
 from guardrail_plugin.runnables.streams import closing
 
 HELD_TAG = "guardrail:held"
@@ -30,10 +32,15 @@ _OUTWARD = frozenset({"__pregel_stream", "__pregel_stream_messages_v2"})
 AnyRunnable = Runnable[Any, Any]
 
 
-def detached(config: RunnableConfig) -> RunnableConfig:
-    """Return a config without the caller's listeners; tags, metadata and settings stay."""
+def detached(config: RunnableConfig, *heard: Heard) -> RunnableConfig:
+    """Return a config without the caller's listeners; tags, metadata and settings stay.
+
+    Args:
+        heard: who listens for whether a model speaks.
+    """
     inner = patch_config(config)
-    inner["callbacks"] = []
+    # A detached run around this one asks the same, and passes nothing on.
+    inner["callbacks"] = [*listeners(inner.get("callbacks")), *heard]
     configurable = inner.get("configurable", {})
     if not _OUTWARD.isdisjoint(configurable):
         inner["configurable"] = {key: value for key, value in configurable.items() if key not in _OUTWARD}
@@ -79,52 +86,55 @@ async def aheld_run(parent: AsyncCallbackManagerForChainRun, name: str) -> Async
 def invoke(
     runnable: AnyRunnable, value: object, config: RunnableConfig, parent: CallbackManagerForChainRun, **kwargs: Any
 ) -> object:
-    """Invoke it unheard."""
-    inner = detached(config)
+    """Invoke it unheard.
+
+    Raises:
+        ChainError: it raised what could quote the model.
+    """
+    heard = Heard(runnable)
+    inner = detached(config, heard)
     with held_run(parent, runnable.get_name()), set_config_context(inner) as context:
-        output: object = context.run(runnable.invoke, value, inner, **kwargs)
-        return output
+        return heard.call(lambda: context.run(runnable.invoke, value, inner, **kwargs))
 
 
 async def ainvoke(
     runnable: AnyRunnable, value: object, config: RunnableConfig, parent: AsyncCallbackManagerForChainRun, **kwargs: Any
 ) -> object:
     """Like ``invoke``. Cancellation: passes to the chain, which is awaited."""
-    inner = detached(config)
+    heard = Heard(runnable)
+    inner = detached(config, heard)
     async with aheld_run(parent, runnable.get_name()):
         with set_config_context(inner) as context:
-            output: object = await coro_with_context(runnable.ainvoke(value, inner, **kwargs), context)
-            return output
+            return await heard.acall(lambda: coro_with_context(runnable.ainvoke(value, inner, **kwargs), context))
 
 
 def stream(
     runnable: AnyRunnable, value: object, config: RunnableConfig, parent: CallbackManagerForChainRun, **kwargs: Any
 ) -> Iterator[object]:
-    """Stream it unheard. Closing the stream closes the chain's."""
-    inner = detached(config)
+    """Stream it unheard; raises as ``invoke``. Closing the stream closes the chain's."""
+    heard = Heard(runnable)
+    inner = detached(config, heard)
+    end = object()
     with held_run(parent, runnable.get_name()), set_config_context(inner) as context:
-        chunks = context.run(runnable.stream, value, inner, **kwargs)
+        chunks = heard.call(lambda: context.run(runnable.stream, value, inner, **kwargs))
         try:
-            while True:
-                try:
-                    chunk = context.run(next, chunks)
-                except StopIteration:
-                    return
+            while (chunk := heard.call(lambda: context.run(next, chunks, end))) is not end:
                 yield chunk
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:
-                context.run(close)
+                heard.call(lambda: context.run(close))
 
 
 async def astream(
     runnable: AnyRunnable, value: object, config: RunnableConfig, parent: AsyncCallbackManagerForChainRun, **kwargs: Any
 ) -> AsyncIterator[object]:
     """Like ``stream``. Read it in a task of its own: it sets that task's config."""
-    inner = detached(config)
+    heard = Heard(runnable)
+    inner = detached(config, heard)
     async with aheld_run(parent, runnable.get_name()):
         var_child_runnable_config.set(inner)
-        async with closing(runnable.astream(value, inner, **kwargs)) as chunks:
+        async with closing(heard.achunks(lambda: runnable.astream(value, inner, **kwargs))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -136,13 +146,15 @@ def batch(
     parents: Sequence[CallbackManagerForChainRun],
     **kwargs: Any,
 ) -> list[object]:
-    """Batch it unheard."""
-    inner = [detached(config) for config in configs]
+    """Batch it unheard; raises as ``invoke``, and what is raised for one input is told so among the results."""
+    heard, each = Heard(runnable), [Heard(runnable) for _ in configs]
+    inner = [detached(config, heard, own) for config, own in zip(configs, each, strict=True)]
     with ExitStack() as stack:
         for parent in parents:
             stack.enter_context(held_run(parent, runnable.get_name()))
         context = stack.enter_context(set_config_context(inner[0]))
-        return context.run(runnable.batch, list(values), inner, **kwargs)
+        outputs = heard.call(lambda: context.run(runnable.batch, list(values), inner, **kwargs))
+    return _told(outputs, each)
 
 
 async def abatch(
@@ -153,9 +165,18 @@ async def abatch(
     **kwargs: Any,
 ) -> list[object]:
     """Like ``batch``. Cancellation: passes to the chain's tasks, which are awaited."""
-    inner = [detached(config) for config in configs]
+    heard, each = Heard(runnable), [Heard(runnable) for _ in configs]
+    inner = [detached(config, heard, own) for config, own in zip(configs, each, strict=True)]
     async with AsyncExitStack() as stack:
         for parent in parents:
             await stack.enter_async_context(aheld_run(parent, runnable.get_name()))
         with set_config_context(inner[0]) as context:
-            return await coro_with_context(runnable.abatch(list(values), inner, **kwargs), context)
+            outputs = await heard.acall(
+                lambda: coro_with_context(runnable.abatch(list(values), inner, **kwargs), context)
+            )
+    return _told(outputs, each)
+
+
+def _told(outputs: Sequence[object], heard: Sequence[Heard]) -> list[object]:
+    each = zip(outputs, heard, strict=True)
+    return [own.told(output) if isinstance(output, BaseException) else output for output, own in each]

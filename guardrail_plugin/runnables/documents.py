@@ -28,7 +28,7 @@ from guardrail_plugin.flow import (
 )
 from guardrail_plugin.flow.tool_rails import tool_output_rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.runnables.construction import check_guardian, check_word
+from guardrail_plugin.runnables.construction import check_guardian, check_word, checked_policy
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
 
 OnHarmful: TypeAlias = Literal["drop", "annotate"]
@@ -184,15 +184,14 @@ def guard_documents(
     """
     check_guardian(guardian)
     check_word("on_harmful", on_harmful, get_args(OnHarmful))
-    if policy is not None and not isinstance(policy, Policy):
-        raise ConfigError(f"policy must be a Policy, got {type(policy).__name__}; read files with Policy.from_toml")
+    policy = checked_policy(policy, guardian)
     if isinstance(metadata_keys, str):
         raise ConfigError(f"metadata_keys must be a list of keys, got {metadata_keys!r}")
     if on_escalate is not None and not callable(on_escalate):
         raise ConfigError(f"on_escalate must be a function, got {type(on_escalate).__name__}")
     return GuardedDocuments(
         guardian=guardian,
-        policy=policy or Policy(),
+        policy=policy,
         on_harmful=on_harmful,
         metadata_keys=tuple(metadata_keys),
         on_escalate=on_escalate,

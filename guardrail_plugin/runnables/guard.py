@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import coerce_to_runnable
@@ -10,12 +11,14 @@ from langchain_core.runnables.utils import Input, Output
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.policy import OnFailure, Policy
+from guardrail_plugin.core.verdict import Verdict
 from guardrail_plugin.flow import OnEscalate, Release, WindowSetting
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import OutputText
 from guardrail_plugin.runnables.construction import GuardRail
 from guardrail_plugin.runnables.guarded import GuardedRunnable
 from guardrail_plugin.runnables.stage import OnBlock
+from guardrail_plugin.runnables.verdict_only import VerdictOnly
 from guardrail_plugin.runnables.views import InputKey
 
 
@@ -31,7 +34,7 @@ def guard(
     window: WindowSetting = "sentence",
     release: Release = "checked",
     overlap: bool = False,
-    on_block: OnBlock | None = None,
+    on_block: OnBlock | Callable[[Verdict | None], Any] | None = None,
     on_uncheckable: OnFailure = "block",
     on_escalate: OnEscalate | None = None,
     context_turns: int = 6,
@@ -41,6 +44,8 @@ def guard(
 
     The input rail judges the latest user turn: all user messages after the last assistant message, with up to
     ``context_turns`` turns before it for context. What the guardian blocks never reaches ``runnable``.
+    Earlier turns are not judged again: they were when they were asked. So the history must be the application's own;
+    where clients send it, and could make it up, judge it first (the gateway does). System messages are the developer's.
 
     The output rail judges the answer together with the query, and each of its tool calls on its own. Streams release
     only what has been judged, window by window; each window is judged with what stands before it, and the answer as a
@@ -48,6 +53,10 @@ def guard(
     of what was held, under the same message id, without tool calls. What left before a block cannot be taken back from
     a stream: messages tell its length in ``response_metadata["guardrail"]["released_characters"]``. The first
     chunk leaves later than the chain's own by one window and one check; async streams read on while a check is out.
+
+    With the output rail, what the chain raises leaves unchanged if it cannot quote the model: time limits, connections,
+    a provider's statuses, and whatever comes before the chain's chat models have said anything. Parsers' and other
+    errors become ``ChainError``, which names their type and place.
 
     Wrap the whole of what can answer: in ``guard(a).with_fallbacks([b])`` a rail that raises is one more failure,
     and ``b`` gets the input unjudged. Write ``guard(a.with_fallbacks([b]))``.
@@ -73,9 +82,11 @@ def guard(
             inputs that are then blocked**: whatever it writes, sends or spends is done. Tools made by ``guard_tool``
             wait for the verdict; others do not.
         on_block: ``"respond"``, ``"raise"``, or ``function(verdict, response)`` whose result stands in for the
-            output. ``None``: as the policy says. The verdict is ``None`` when none could be had.
-        on_uncheckable: what happens to an input without text, empty or images only: ``"block"`` answers that text
-            is needed, ``"raise"`` raises ``InputError``, ``"allow"`` lets it through unjudged.
+            output; with a ``function(verdict)`` no response is written, which takes seconds where the guardian's
+            model writes it. ``None``: as the policy says. The verdict is ``None`` when none could be had.
+        on_uncheckable: what happens to an input without text, empty or images only, and to images, links and encoded
+            files beside text that may pass: ``"block"`` answers that text is needed, ``"raise"`` raises
+            ``InputError``, ``"allow"`` lets them through unjudged. The text beside them is judged either way.
         on_escalate: whom to ask when the policy says ``"escalate"``: ``function(verdict, check)`` returns ``"allow"``,
             ``"block"``, or the text that goes on in place of the judged one. ``None``: it blocks. In streams the
             answer is held until the end, and asked about once.
@@ -100,7 +111,7 @@ def guard(
         window=window,
         release=release,
         overlap=overlap,
-        on_block=on_block,
+        on_block=VerdictOnly.wrap(on_block),
         on_uncheckable=on_uncheckable,
         on_escalate=on_escalate,
         context_turns=context_turns,

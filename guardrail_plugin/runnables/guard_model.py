@@ -13,7 +13,7 @@ from guardrail_plugin.flow import OnEscalate, Release, Rules, Window, WindowSett
 from guardrail_plugin.flow.tool_rails import ToolPolicy
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import calls_but_tools, every_call
-from guardrail_plugin.runnables.construction import check_guardian, check_word
+from guardrail_plugin.runnables.construction import check_guardian, check_word, checked_policy
 from guardrail_plugin.runnables.guarded_model import GuardedChatModel
 from guardrail_plugin.runnables.output_stage import OutputStage
 from guardrail_plugin.runnables.tool_stage import ToolStage
@@ -61,9 +61,7 @@ def guard_model(
     check_word("release", release, get_args(Release))
     if not isinstance(model, Runnable):
         raise ConfigError(f"model must be a chat model, got {type(model).__name__}")
-    if policy is not None and not isinstance(policy, Policy):
-        raise ConfigError(f"policy must be a Policy, got {type(policy).__name__}; read files with Policy.from_toml")
-    rules = Rules(policy=policy or Policy(), on_uncheckable=on_uncheckable, on_escalate=on_escalate)
+    rules = Rules(policy=checked_policy(policy, guardian), on_uncheckable=on_uncheckable, on_escalate=on_escalate)
     stage = OutputStage(
         guardian=guardian,
         rules=rules,

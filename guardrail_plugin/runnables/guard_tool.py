@@ -13,7 +13,7 @@ from guardrail_plugin.core.policy import OnFailure, Policy
 from guardrail_plugin.flow import OnEscalate, Rules
 from guardrail_plugin.flow.tool_rails import ToolPolicy
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.runnables.construction import check_guardian, check_word
+from guardrail_plugin.runnables.construction import check_guardian, check_word, checked_policy
 from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.tools import GuardedTool, Handle
 
@@ -51,8 +51,7 @@ def guard_tool(
     """
     check_guardian(guardian)
     check_word("on_uncheckable", on_uncheckable, get_args(OnFailure))
-    if policy is not None and not isinstance(policy, Policy):
-        raise ConfigError(f"policy must be a Policy, got {type(policy).__name__}; read files with Policy.from_toml")
+    policy = checked_policy(policy, guardian)
     if tools is not None and not isinstance(tools, ToolPolicy):
         raise ConfigError(f"tools must be a ToolPolicy, got {type(tools).__name__}")
     if on_escalate is not None and not callable(on_escalate):
@@ -61,7 +60,7 @@ def guard_tool(
         if not callable(tool):
             raise ConfigError(f"cannot guard a {type(tool).__name__}: it is not a tool")
         tool = make_tool(tool)
-    rules = Rules(policy=policy or Policy(), on_uncheckable=on_uncheckable, on_escalate=on_escalate)
+    rules = Rules(policy=policy, on_uncheckable=on_uncheckable, on_escalate=on_escalate)
     if handle is None:
         handle = "raise" if rules.policy.on_block == "raise" else "message"
     check_word("handle", handle, get_args(Handle))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, cast
 
@@ -12,12 +12,14 @@ from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, Input, Output
 from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
-from typing_extensions import override
+from typing_extensions import Self, override
 
+from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.policy import OnFailure, Policy
 from guardrail_plugin.flow import OnEscalate, Release, WindowSetting
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import OutputText
+from guardrail_plugin.runnables.bind_first import BindFirst
 from guardrail_plugin.runnables.calls import Calls
 from guardrail_plugin.runnables.construction import GuardRail, Settings, build_calls, check_rails
 from guardrail_plugin.runnables.stage import OnBlock
@@ -25,13 +27,14 @@ from guardrail_plugin.runnables.streams import closing, joined
 from guardrail_plugin.runnables.views import InputKey
 
 
-class GuardedRunnable(RunnableSerializable[Input, Output]):
+class GuardedRunnable(BindFirst, RunnableSerializable[Input, Output]):
     """A Runnable behind rails. Made by ``guard()``, which documents the settings. Immutable.
 
     Every path (invoke, batch, stream, transform, their async twins, events) runs the same flow. The wrapper is
     one run with a child for each rail, ``guardrail.input`` and ``guardrail.output``, which hold fields only, and one
     for the wrapped Runnable. With the output rail, or ``overlap``, that one is tagged ``guardrail:held`` and empty: the
-    runs inside are detached from the caller's callbacks, since these would pass on what nobody has checked. The
+    runs inside are detached from the caller's callbacks, since these would pass on what nobody has checked, and an
+    error of the chain that may quote the model is told as a ``ChainError``, without its text (``failures``). The
     wrapper's own run records inputs and outputs as the wrapped Runnable's does; ``repr`` and serialisation hold names
     only.
 
@@ -97,6 +100,20 @@ class GuardedRunnable(RunnableSerializable[Input, Output]):
         given |= {"policy": policy or calls.input.policy, "rails": check_rails(rails)}
         super().__init__(runnable=runnable, name=name, **given)
         self._calls = calls
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return another one with some settings changed. What they make is made anew: the rails go by them.
+
+        Does not: copy the guardian and the runnable, with ``deep`` or without.
+
+        Raises:
+            ConfigError: a setting is wrong, or there is none of that name.
+        """
+        given = {name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})
+        if unknown := given.keys() - type(self).model_fields.keys():
+            raise ConfigError(f"a GuardedRunnable has no {', '.join(sorted(unknown))}")
+        return type(self)(**given)
 
     @override
     def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:

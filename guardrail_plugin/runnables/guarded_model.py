@@ -32,7 +32,7 @@ from guardrail_plugin.runnables.parents import aunder_model, under_model
 from guardrail_plugin.runnables.streams import closing, joined
 from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.views import read_input
-from guardrail_plugin.runnables.withheld import withhold
+from guardrail_plugin.runnables.withheld import refusal_of, withhold
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Ended:
         instead: what belongs into histories in place of the answer; ``None``: the answer itself.
         original: the answer as the model gave it, where a person edited or put off the decision.
         text: what was let out: the answer's text, or the end of it that stands in for the rest.
+        calls: what was ordered, before single calls were withheld.
     """
 
     outcome: Outcome
@@ -51,13 +52,16 @@ class Ended:
     instead: AIMessage | None = field(default=None, repr=False)
     original: AIMessage | None = field(default=None, repr=False)
     text: str = field(default="", repr=False)
+    calls: tuple[tuple[str, object], ...] = field(default=(), repr=False)
 
     def made(self, message: AIMessage) -> bool:
         """Tell whether a message is this answer. Under LangChain's v3 events it has the id of an outer run."""
-        if message.id == self.message_id:
-            return True
         said = message.text
-        return bool(self.text) and (said == self.text or (self.instead is not None and said.endswith(self.text)))
+        if said != self.text and not (self.text and self.instead is not None and said.endswith(self.text)):
+            return False  # whatever its id: somebody has changed it since
+        if any(call not in self.calls and refusal_of(call[1]) is None for call in client_calls(message)):
+            return False
+        return bool(said) or (message.id is not None and message.id == self.message_id)
 
 
 OnEnded: TypeAlias = Callable[[Ended], None]
@@ -258,8 +262,9 @@ class GuardedChatModel(BaseChatModel):
         if isinstance(outcome, Edited) and seen:
             original = as_message(message_chunk_to_message(joined(seen)))
         text = instead.text if instead is not None else "".join(chunk.text for chunk in seen)
+        calls = client_calls(joined(seen)) if seen and instead is None else ()
         for listener in self.listeners:
-            listener(Ended(outcome, message_id, instead, original, text))
+            listener(Ended(outcome, message_id, instead, original, text, tuple(calls)))
 
     def _result(self, answer: AIMessage, outcome: Outcome) -> ChatResult:
         """Return a whole answer's result, and tell the listeners."""
@@ -270,7 +275,8 @@ class GuardedChatModel(BaseChatModel):
             passed.usage_metadata = answer.usage_metadata
         original = answer if isinstance(outcome, Edited) else None
         for listener in self.listeners:
-            listener(Ended(outcome, answer.id, passed if changed else None, original, passed.text))
+            instead = passed if changed else None
+            listener(Ended(outcome, answer.id, instead, original, passed.text, tuple(client_calls(passed))))
         return ChatResult(generations=[ChatGeneration(message=passed)])
 
 

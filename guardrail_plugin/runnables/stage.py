@@ -30,7 +30,7 @@ from guardrail_plugin.runnables.answers import Asked
 from guardrail_plugin.runnables.output import OutputKind, reply
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
 from guardrail_plugin.runnables.rewrite import rewrite_input
-from guardrail_plugin.runnables.views import InputKey, read_input
+from guardrail_plugin.runnables.views import InputKey, Turn, read_turn
 
 OnBlock: TypeAlias = Literal["respond", "raise"] | Callable[[Verdict | None, str], Any]
 """``"respond"``, ``"raise"``, or a function from the verdict and the safeguard response to the chain's output.
@@ -134,7 +134,8 @@ class InputStage:
 
     def asked(self, value: object) -> Asked:
         """Return what an answer to this input answers; nothing where the input cannot be read."""
-        subject = self._subject(value)
+        turn = self._turn(value)
+        subject = turn.subject if isinstance(turn, Turn) else turn
         return Asked(subject.text, subject.context) if isinstance(subject, Check) else Asked()
 
     def settled(self, outcomes: Sequence[Outcome], *, keep_errors: bool) -> dict[int, object]:
@@ -156,19 +157,27 @@ class InputStage:
         return results
 
     def _flows(self, inputs: Sequence[object]) -> list[Steps[Outcome]]:
-        rules = self.rules
-        return [
-            input_rail(
-                self._subject(value),
-                policy=rules.policy,
-                on_uncheckable=rules.on_uncheckable,
-                on_escalate=rules.on_escalate,
-            )
-            for value in inputs
-        ]
+        return [self._flow(self._turn(value)) for value in inputs]
 
-    def _subject(self, value: object) -> Check | Uncheckable | InputError:
+    def _flow(self, turn: Turn | InputError) -> Steps[Outcome]:
+        beside = turn.beside if isinstance(turn, Turn) else None
+        outcome = yield from self._decided(turn.subject if isinstance(turn, Turn) else turn)
+        if beside is None or not isinstance(outcome, Allowed) or self.rules.on_uncheckable == "allow":
+            return outcome
+        # The text may pass; what stands beside it is like an input without any.
+        return (yield from self._decided(beside))
+
+    def _decided(self, subject: Check | Uncheckable | InputError) -> Steps[Outcome]:
+        return input_rail(
+            subject,
+            policy=self.rules.policy,
+            on_uncheckable=self.rules.on_uncheckable,
+            on_escalate=self.rules.on_escalate,
+            respond=self.rules.respond,
+        )
+
+    def _turn(self, value: object) -> Turn | InputError:
         try:
-            return read_input(value, input_key=self.input_key, context_turns=self.context_turns)
+            return read_turn(value, input_key=self.input_key, context_turns=self.context_turns)
         except InputError as error:
             return error

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert_to_messages
 from langchain_core.messages.tool import ToolOutputMixin
+from langchain_core.tools.base import TOOL_MESSAGE_BLOCK_TYPES
 
-from guardrail_plugin.runnables.blocks import part_of
+from guardrail_plugin.core.errors import InputError
+from guardrail_plugin.runnables.block_kinds import is_name
+from guardrail_plugin.runnables.blocks import call_checks, part_of
+from guardrail_plugin.runnables.metadata import metadata_in
+
+_MESSAGES = "messages"
+_WHOLE = "__root__"
+"""LangGraph's name for an update that is one value."""
 
 
 def holds_messages(output: object) -> bool:
@@ -19,7 +28,11 @@ def holds_messages(output: object) -> bool:
 
 
 def texts_of(output: Any) -> list[str]:
-    """Return what a model would read of it: one text for each message in it, or one for all."""
+    """Return what a model would read of it: one text for each message in it, or one for all.
+
+    Raises:
+        InputError: it holds messages in a form that cannot be read.
+    """
     if isinstance(output, BaseMessage):
         return [_said(output)]
     if is_command(output):
@@ -58,59 +71,115 @@ def is_command(output: object) -> bool:
 
 
 def _is_list_of_messages(output: object) -> bool:
-    return isinstance(output, list | tuple) and any(isinstance(item, ToolOutputMixin) for item in output)
+    # As LangChain tells it: any other list goes to the model as text, whatever is in it.
+    return isinstance(output, list) and bool(output) and all(isinstance(item, ToolOutputMixin) for item in output)
 
 
 def plain_text(output: object) -> str:
     """Return a tool's plain output as LangChain writes it into a ``ToolMessage``; content blocks as their strings."""
     if isinstance(output, str):
         return output
-    if isinstance(output, list) and output and all(isinstance(item, str | Mapping) for item in output):
-        return _said(AIMessage(content=output))
+    if isinstance(output, Sequence) and all(_is_block(item) for item in output):
+        return _said(AIMessage(content=list(output)))
     try:
         return json.dumps(output, ensure_ascii=False)
-    except (TypeError, ValueError):
+    except Exception:
         return str(output)
+
+
+def _is_block(item: object) -> bool:
+    return isinstance(item, str) or (isinstance(item, dict) and item.get("type") in TOOL_MESSAGE_BLOCK_TYPES)
 
 
 def _said(item: object) -> str:
     if not isinstance(item, BaseMessage):
         return plain_text(item)
     part = part_of(item)
-    return "\n".join(text for text in (part.answer, part.reasoning) if text)
+    orders = [check.text for check in call_checks(item)] if part.acts else []
+    return "\n".join(text for text in (part.answer, part.reasoning, *orders, *metadata_in(item)) if text)
+
+
+def _pairs(command: Any) -> list[tuple[str, object]]:
+    """Return keys and values of a command's update, as LangGraph reads it: from mappings, pairs, models, dataclasses.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    if isinstance(command.update, BaseMessage) or not hasattr(command, "_update_as_tuples"):
+        # LangGraph would take a lone message for a state with the message's fields.
+        raise InputError(f"cannot judge an update that is a {type(command.update).__name__}; give a dict")
+    pairs: list[tuple[str, object]] = list(command._update_as_tuples())
+    return pairs
+
+
+def _messages_in(key: str, value: object) -> list[object]:
+    """Return the messages among the values of an update.
+
+    Raises:
+        InputError: what stands for messages cannot be read.
+    """
+    items = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    if key not in (_MESSAGES, _WHOLE):
+        return items if any(isinstance(item, BaseMessage) for item in items) else []
+    if not isinstance(value, list | tuple | str | Mapping | BaseMessage | None):
+        raise InputError(f"cannot judge messages that are given as a {type(value).__name__}; give a list")
+    return items
 
 
 def _update_messages(command: Any) -> list[object]:
-    update = command.update
-    pairs = update.items() if isinstance(update, Mapping) else update if isinstance(update, list | tuple) else ()
-    found: list[object] = []
-    for pair in pairs:
-        if isinstance(pair, tuple) and len(pair) == 2 and pair[0] == "messages":
-            found += list(pair[1]) if isinstance(pair[1], list | tuple) else [pair[1]]
-    return found
+    return [item for key, value in _pairs(command) for item in _messages_in(key, value)]
 
 
 def _command(command: Any, texts: list[str | None], *, error: bool) -> Any:
     if all(text is None for text in texts):
         return command
-    messages = [_instead(item, text, error=error) for item, text in zip(_update_messages(command), texts, strict=True)]
-    kept = [message for message in messages if message is not None]
-    pairs = command.update.items() if isinstance(command.update, Mapping) else command.update
-    update = {**{key: value for key, value in pairs if key != "messages"}, "messages": kept}
-    return dataclasses.replace(command, update=update)
+    left = list(texts)
+    pairs: list[tuple[str, Any]] = []
+    for key, value in _pairs(command):
+        items = _messages_in(key, value)
+        kept = [_instead(item, text, error=error) for item, text in zip(items, left, strict=False)]
+        left = left[len(items) :]
+        pairs.append((key, value if not items else kept if isinstance(value, list | tuple) else kept[0]))
+    return dataclasses.replace(command, update=_updated(command.update, pairs))
+
+
+def _updated(update: Any, pairs: list[tuple[str, Any]]) -> Any:
+    """Return an update of the same type with other values."""
+    changes = dict(pairs)
+    if isinstance(update, Mapping):
+        return changes
+    if set(changes) == {_WHOLE}:
+        return changes[_WHOLE]
+    if isinstance(update, list | tuple):
+        return pairs
+    copied = copy.copy(update)
+    for key, value in pairs:
+        if value is not getattr(update, key):
+            object.__setattr__(copied, key, value)
+    return copied
 
 
 def _instead(item: Any, text: str | None, *, error: bool) -> Any:
     if text is None:
         return item
+    if not isinstance(item, BaseMessage):
+        item = _as_message(item)
+    if not isinstance(item, BaseMessage):
+        return text
+    name = item.name if item.name and is_name(item.name) else None
     if isinstance(item, ToolMessage):
-        return ToolMessage(
-            content=text,
-            tool_call_id=item.tool_call_id,
-            id=item.id,
-            name=item.name,
-            status="error" if error else item.status,
-        )
+        status = "error" if error else item.status
+        return ToolMessage(content=text, tool_call_id=item.tool_call_id, id=item.id, name=name, status=status)
     if isinstance(item, AIMessage):
-        return AIMessage(content=text, id=item.id, name=item.name)
-    return item.model_copy(update={"content": text, "additional_kwargs": {}}) if isinstance(item, BaseMessage) else text
+        return AIMessage(content=text, id=item.id, name=name)
+    return item.model_copy(update={"content": text, "name": name, "additional_kwargs": {}, "response_metadata": {}})
+
+
+def _as_message(item: Any) -> Any:
+    """Return a message that LangGraph would make of an item, so that what stands in for it answers the same call."""
+    if isinstance(item, str):
+        return item
+    try:
+        return convert_to_messages([item])[0]
+    except Exception:
+        return item

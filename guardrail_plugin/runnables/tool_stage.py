@@ -16,6 +16,7 @@ from guardrail_plugin.flow.tool_rails import ToolPolicy, tool_call_rail, tool_ou
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.blocks import call_check
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+from guardrail_plugin.runnables.tool_outputs import texts_of
 from guardrail_plugin.runnables.withheld import refusal_of
 
 
@@ -46,6 +47,14 @@ class ToolStage:
         """Like ``ordered``. Cancellation: passes to the guardian."""
         later = self._asking_later()
         return await self._ajudge([later._call(name, arguments) for name, arguments in calls], "tool_call", parent)
+
+    def texts(self, name: str, output: object) -> list[str]:
+        """Return what is to be judged of an output: nothing of a trusted tool's, of whatever form it is.
+
+        Raises:
+            InputError: it holds messages in a form that cannot be read.
+        """
+        return [] if name in self.tools.trust_outputs else texts_of(output)
 
     def outputs(self, name: str, texts: Sequence[str], parent: ParentRunManager | None) -> list[Outcome]:
         """Decide whether a model may read what the tool returned: one guardian batch. Empty: all of it, unjudged."""

@@ -20,7 +20,7 @@ from guardrail_plugin.core.errors import BlockedError
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe
 from guardrail_plugin.runnables.detached import detached
 from guardrail_plugin.runnables.gate import await_verdict, wait_for_verdict
-from guardrail_plugin.runnables.tool_outputs import holds_messages, replaced, texts_of
+from guardrail_plugin.runnables.tool_outputs import holds_messages, replaced
 from guardrail_plugin.runnables.tool_stage import ToolStage, edited_arguments
 from guardrail_plugin.runnables.withheld import refusal_of
 
@@ -48,8 +48,8 @@ class GuardedTool(BaseTool):
     Its name, description and schema are the inner tool's. What runs inside is detached from the caller's callbacks:
     these hear of the call and of the judged output.
 
-    Does not: judge artifacts (no model reads them), other values in a ``Command``'s update than its messages, or
-    exceptions other than ``ToolException``.
+    Does not: judge artifacts (no model reads them), other values in a ``Command``'s update than messages, what its
+    ``Send`` carries, or exceptions other than ``ToolException``.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -140,7 +140,7 @@ class GuardedTool(BaseTool):
             except ToolException as error:
                 output, failed = self._told(error), True
         content, artifact = self._split(output, failed=failed)
-        judged = self.stage.outputs(self.name, texts_of(content), run_manager)
+        judged = self.stage.outputs(self.name, self.stage.texts(self.name, content), run_manager)
         return self._passed(content, artifact, judged, failed=failed, call_id=call_id)
 
     @override
@@ -173,7 +173,7 @@ class GuardedTool(BaseTool):
             except ToolException as error:
                 output, failed = self._told(error), True
         content, artifact = self._split(output, failed=failed)
-        judged = await self.stage.aoutputs(self.name, texts_of(content), run_manager)
+        judged = await self.stage.aoutputs(self.name, self.stage.texts(self.name, content), run_manager)
         return self._passed(content, artifact, judged, failed=failed, call_id=call_id)
 
     def _shown(self, args: Sequence[Any], kwargs: dict[str, Any]) -> object:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langchain_core.messages import (
@@ -20,7 +21,8 @@ from langchain_core.prompt_values import PromptValue
 from guardrail_plugin.core.conversation import Check, Message, Role
 from guardrail_plugin.core.errors import InputError, did_you_mean
 from guardrail_plugin.flow import Uncheckable
-from guardrail_plugin.runnables.content import kinds_in, text_in
+from guardrail_plugin.runnables.blocks import part_of
+from guardrail_plugin.runnables.content import Content, kinds_in, read_content, text_in
 
 InputKey: TypeAlias = str | Callable[[object], object]
 
@@ -50,6 +52,29 @@ def read_input(value: object, *, input_key: InputKey | None = None, context_turn
     Raises:
         InputError: it cannot be told what to judge: an ambiguous dict, a missing key, an unknown type.
     """
+    turn = read_turn(value, input_key=input_key, context_turns=context_turns)
+    return turn.subject if turn.beside is None or turn.open else turn.beside
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is judged of an input, and what beside it no rail can read: images, encoded files.
+
+    Attributes:
+        open: some of its text stands outside of those; what a block tells of its own file, such as a name, does not.
+    """
+
+    subject: Check | Uncheckable
+    beside: Uncheckable | None = None
+    open: bool = True
+
+
+def read_turn(value: object, *, input_key: InputKey | None = None, context_turns: int = 6) -> Turn:
+    """Like ``read_input``, for rails that decide about images and files too.
+
+    Raises:
+        InputError: see ``read_input``.
+    """
     history: list[BaseMessage] = []
     if input_key is not None:
         value = _by_key(value, input_key)
@@ -57,18 +82,26 @@ def read_input(value: object, *, input_key: InputKey | None = None, context_turn
         history = _history(value)
         value = value[text_key(value)]
     if isinstance(value, str):
-        turn, earlier = str(value), history
+        earlier, turn = history, [Content(str(value), open=bool(value.strip()))]
         found: list[str] = []
     else:
         messages = _messages(value)
         start, stop = _latest_turn(messages)
-        turn = "\n".join(text for message in _judged(messages[start:stop]) if (text := text_in(message.content)))
+        turn = [read_content(message.content) for message in _judged(messages[start:stop])]
         earlier = [*history, *messages[:start]]
         found = kinds_in(message.content for message in messages[start:stop])
-    if not turn.strip():
-        what = f"only {', '.join(found)}" if found else "no text"
-        return Uncheckable(f"the input holds {what}; send text with it, or set on_uncheckable")
-    return Check(turn, rail="input", context=_context(earlier, context_turns))
+    text = "\n".join(content.text for content in turn if content.text)
+    is_open = any(content.open for content in turn)
+    sealed = dict.fromkeys(kind for content in turn for kind in content.sealed)
+    unread = None
+    if sealed or not is_open:
+        kinds = ", ".join(dict.fromkeys([*([] if is_open else found), *sealed]))
+        what = f"{kinds} beside its text" if is_open else f"only {kinds}" if kinds else "no text"
+        send = "send text alone" if is_open else "send text with it"
+        unread = Uncheckable(f"the input holds {what}; {send}, or set on_uncheckable")
+    if unread is not None and not text.strip():
+        return Turn(unread)
+    return Turn(Check(text, rail="input", context=_context(earlier, context_turns)), unread, is_open)
 
 
 def _by_key(value: object, input_key: InputKey) -> object:
@@ -156,6 +189,15 @@ def _latest_turn(messages: Sequence[BaseMessage]) -> tuple[int, int]:
     return start, stop
 
 
+def read_messages(messages: Sequence[Any]) -> list[Message]:
+    """Return the role and the text of every message of a list, as the rails read them.
+
+    Raises:
+        InputError: the list holds something that is not a message.
+    """
+    return [Message(_role(message), text_in(message.content)) for message in _messages(messages)]
+
+
 def latest_turn(messages: Sequence[Any]) -> tuple[int, int, list[int]]:
     """Return where the latest user turn of a list begins and ends, and which of it are user messages.
 
@@ -172,10 +214,16 @@ def _judged(turn: Sequence[BaseMessage]) -> list[BaseMessage]:
     return users or list(turn)
 
 
-def _context(earlier: Iterable[BaseMessage], turns: int) -> tuple[Message, ...]:
+def _context(earlier: Sequence[BaseMessage], turns: int) -> tuple[Message, ...]:
     spoken: list[Message] = []
-    for message in earlier:
-        role, text = _role(message), text_in(message.content)
-        if role in ("user", "assistant") and text.strip():
+    for message in reversed(earlier):
+        if len(spoken) == turns:
+            break
+        role = _role(message)
+        if role not in ("user", "assistant"):
+            continue
+        # What a model thinks and orders is not what it said.
+        text = part_of(message).answer if role == "assistant" else text_in(message.content)
+        if text.strip():
             spoken.append(Message(role, text))
-    return tuple(spoken[-turns:]) if turns else ()
+    return tuple(reversed(spoken))

@@ -15,7 +15,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
 from guardrail_plugin.flow import Blocked, Failed, Outcome
 from guardrail_plugin.flow.tool_rails import CALL_BLOCKED, CALL_FORBIDDEN, CALL_UNJUDGED
-from guardrail_plugin.runnables.blocks import CALL_KINDS
+from guardrail_plugin.runnables.block_kinds import CALL_KINDS
+from guardrail_plugin.runnables.blocks import call_ids, kind_of
 
 MARK = "withheld_by_guardrail"
 """The only argument of a withheld call: a hazard code, ``unjudged`` or ``forbidden``."""
@@ -51,7 +52,7 @@ def withhold(message: M, outcomes: Sequence[Outcome]) -> M:
         given["tool_calls"] = marked[:readable] + [call for call in marked[readable:] if call["type"] == "tool_call"]
         given["invalid_tool_calls"] = [call for call in marked[readable:] if call["type"] != "tool_call"]
     hidden = {call["id"] for call, mark in zip(calls, marks, strict=True) if mark is not None}
-    given["content"] = _without_blocks(message.content, hidden)
+    given["content"] = _without_blocks(message.content, {call["id"] for call in calls} - hidden, hidden)
     return _rebuilt(message, given)
 
 
@@ -99,15 +100,15 @@ def _without_calls(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key not in ("tool_calls", "function_call")}
 
 
-def _without_blocks(content: Any, hidden: set[str | None]) -> Any:
+def _without_blocks(content: Any, kept: set[str | None], hidden: set[str | None]) -> Any:
     """Leave out the blocks in which providers repeat a call; LangChain writes them anew from ``tool_calls``."""
     if isinstance(content, str):
         return content
-    kept: list[Any] = []
+    blocks: list[Any] = []
     for block in content:
-        kind = block.get("type") if isinstance(block, Mapping) else None
-        name = (block.get("id") or block.get("call_id")) if isinstance(block, Mapping) else None
-        # A block without an id continues some call: whose is not worth finding out.
-        if kind not in CALL_KINDS or (name is not None and name not in hidden):
-            kept.append(block)
-    return kept
+        # OpenAI's blocks have an id of their own beside the call's. One without any continues some call: whose is not
+        # worth finding out.
+        ids = call_ids(block) if kind_of(block) in CALL_KINDS else None
+        if ids is None or (ids & kept and not ids & hidden):
+            blocks.append(block)
+    return blocks

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import HTTPException
+from fastapi.exceptions import ResponseValidationError
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import Input, Output
 from starlette.requests import Request
@@ -20,7 +22,11 @@ from guardrail_plugin import Check, ConfigError, GuardedRunnable, GuardrailError
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.observe import ObserverCallback
 
+logger = logging.getLogger("guardrail_plugin.service")
+
 T = TypeVar("T")
+
+_END_IN_TEXT = "a chain that ends in a chat model returns a message; end it in StrOutputParser()"
 
 
 class Guardrail:
@@ -136,9 +142,17 @@ async def guardrail(request: Request) -> AsyncIterator[Guardrail]:
 
 @asynccontextmanager
 async def as_http_errors() -> AsyncIterator[None]:
-    """Turn errors of this library into ``HTTPException``."""
+    """Turn errors of this library into ``HTTPException``, and an answer that is not what the endpoint declares, too.
+
+    FastAPI's own error about such an answer quotes it, and servers log its text.
+    """
     try:
         yield
+    except ResponseValidationError as error:
+        kinds = sorted({str(item.get("type")) for item in error.errors()})
+        logger.error("an endpoint's answer is not of its declared type (%s): %s", ", ".join(kinds), _END_IN_TEXT)
+        detail = {"code": "internal_error", "message": "The answer could not be sent."}
+        raise HTTPException(500, detail=detail) from None
     except ClientGone:
         raise HTTPException(STATUS_CLIENT_GONE) from None
     except ConfigError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from guardrail_plugin import (
     BlockedError,
+    ChainError,
     GuardianError,
     GuardianTimeout,
     GuardrailError,
@@ -49,6 +50,7 @@ _TABLE: tuple[tuple[type[GuardrailError], int, str, str], ...] = (
     (InferenceError, 500, "check_failed", "The safety check failed on this request."),
     (GuardianTimeout, 503, "check_timeout", "The safety check took too long."),
     (GuardianError, 503, "unavailable", "The safety check gave no verdict."),
+    (ChainError, 500, "chain_failed", "The model's answer could not be read."),
     (BlockedError, 403, "content_filter", "Blocked by a safety check."),
 )
 

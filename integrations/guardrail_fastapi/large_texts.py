@@ -7,8 +7,9 @@ from functools import partial
 
 import anyio.to_thread
 
-from guardrail_plugin import Check, Verdict
-from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
+from guardrail_plugin import Check, Taxonomy, Verdict
+from guardrail_plugin.core.verdict import Rail
+from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of, taxonomy_of
 
 LARGE_CHARS = 32_768
 """About 20 ms of reading (views and tokens: 0.7 s for a million characters on one CPU core)."""
@@ -27,6 +28,16 @@ class LargeTexts:
     def id(self) -> str:
         """The guardian's."""
         return self._guardian.id
+
+    @property
+    def rails(self) -> frozenset[Rail]:
+        """The guardian's."""
+        return rails_of(self._guardian)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The guardian's."""
+        return taxonomy_of(self._guardian)
 
     def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Judge all in one pool batch."""

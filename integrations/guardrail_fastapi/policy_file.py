@@ -42,7 +42,7 @@ class PolicySource:
     ``state.error`` and the log say so until the file is sound again.
 
     Raises:
-        ConfigError: at construction, the file is not sound.
+        ConfigError: at construction, the file is not sound, or the policy names a hazard that the guardian does not.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class PolicySource:
         self._taxonomy = taxonomy
         self._on_change = on_change
         if self.path is None:
-            self.state = PolicyState(source if isinstance(source, Policy) else Policy())
+            given = source if isinstance(source, Policy) else Policy()
+            self.state = PolicyState(given.check_codes(taxonomy))
         else:
             policy, digest = self._read(self.path)
             self.state = PolicyState(policy, digest)

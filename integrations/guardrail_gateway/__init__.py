@@ -14,7 +14,7 @@ try:
     from guardrail_gateway.playground import Playground
     from guardrail_gateway.problems import Problem
     from guardrail_gateway.server import serve, server_for
-    from guardrail_gateway.settings import ApiKey, GatewayRail, GatewaySettings, rails_named, read_keys
+    from guardrail_gateway.settings import ApiKey, GatewayRail, GatewaySettings, history_named, rails_named, read_keys
     from guardrail_gateway.upstream import Reply, Stream, Upstream, UpstreamError
 except ModuleNotFoundError as error:
     if str(error.name).partition(".")[0] not in ("fastapi", "starlette", "uvicorn", "httptools", "httpx2", "anyio"):
@@ -34,6 +34,7 @@ __all__ = [
     "UpstreamError",
     "create_app",
     "grafana_dashboard",
+    "history_named",
     "rails_named",
     "read_keys",
     "serve",

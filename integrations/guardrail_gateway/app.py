@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from guardrail_gateway.responses import responses
 from guardrail_gateway.settings import GatewaySettings
 from guardrail_gateway.status import healthz, metrics, models, readyz
 from guardrail_gateway.upstream import Upstream
-from guardrail_plugin import ConfigError, Policy
+from guardrail_plugin import CachedGuardian, ConfigError, Policy
 from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import Observer
@@ -74,7 +75,8 @@ def create_app(
             observers=(metrics, *observers),
             warm_up=warm_up,
             on_policy=lambda state: metrics.policy(current=state.error is None, reloads=state.reloads),
-        ) as service:
+        ) as opened:
+            service = _remembering(opened, settings.cached_verdicts)
             behind = upstream or await _upstream(settings, service, dtype)
             try:
                 yield _state(Gateway(settings, service, behind, Limits(settings), Hosts(settings), metrics))
@@ -87,6 +89,11 @@ def create_app(
         middleware=[*_cors(settings), Middleware(Intake)],
         exception_handlers={Problem: _told, HTTPException: _not_here},
     )
+
+
+def _remembering(service: GuardrailService, entries: int) -> GuardrailService:
+    """Remember verdicts: each request of a conversation repeats the earlier ones."""
+    return replace(service, guardian=CachedGuardian(service.guardian, max_entries=entries)) if entries else service
 
 
 def _state(gateway: Gateway) -> dict[str, object]:

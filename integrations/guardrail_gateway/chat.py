@@ -14,11 +14,12 @@ from guardrail_gateway.chat_stream import blocked_stream, guarded_stream
 from guardrail_gateway.completions import blocked_choice, blocked_completion, instead, without_unknown
 from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
+from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
 from guardrail_gateway.reading import read_question, read_tool_outputs, whole_choice
 from guardrail_gateway.upstream import Reply, UpstreamError
 from guardrail_plugin import Check, InputError
-from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Uncheckable
+from guardrail_plugin.flow import Allowed, Blocked, Failed, Uncheckable
 
 _MAX_CHOICES = 128
 _MANY_MESSAGES = 256
@@ -65,15 +66,14 @@ async def _question(body: JsonObject, desk: Desk) -> Blocked | None:
         raise bad_request("messages must be a list of messages.", param="messages")
     rails, turns = desk.settings.rails, desk.settings.context_turns
 
-    def read() -> Check | Uncheckable | InputError:
-        return read_question(messages, context_turns=turns)
+    def read() -> tuple[Check | Uncheckable | InputError, History]:
+        return read_question(messages, context_turns=turns), read_history(messages, desk.settings)
 
-    subject = read() if len(messages) < _MANY_MESSAGES else await anyio.to_thread.run_sync(read)
+    subject, history = read() if len(messages) < _MANY_MESSAGES else await anyio.to_thread.run_sync(read)
     outputs = read_tool_outputs(messages) if "tool_output" in rails else {}
-    outcome, judged = await desk.question(subject if "input" in rails else None, list(outputs.values()))
-    for index, told in zip(outputs, judged, strict=True):
-        if isinstance(told, Blocked | Edited):
-            messages[index] = {**as_object(messages[index]), "content": instead(told)}
+    outcome, withheld = await desk.question(subject if "input" in rails else None, history.under(rails), outputs)
+    for index, text in withheld.items():
+        messages[index] = {**as_object(messages[index]), "content": text}
     return outcome if isinstance(outcome, Blocked) else None
 
 

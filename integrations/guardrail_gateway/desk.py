@@ -5,17 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
 from guardrail_fastapi import GuardrailService
+from guardrail_gateway.completions import instead
+from guardrail_gateway.history import NOTHING, History
 from guardrail_gateway.notes import Note
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.settings import GatewaySettings
 from guardrail_plugin import Check, InputError, Policy
 from guardrail_plugin.flow import (
+    Allowed,
+    Blocked,
+    Edited,
     Failed,
     HoldBack,
     Outcome,
     Rules,
+    Steps,
     Uncheckable,
     Window,
     describe,
@@ -27,7 +35,29 @@ from guardrail_plugin.flow.tool_rails import tool_output_rail
 from guardrail_plugin.observe import RailEvent
 from guardrail_plugin.runnables.answers import Asked, answer_checks
 
+WITHHELD = "This message was withheld by a safety check."
+"""What a model gets in place of an earlier turn that does not pass, and of what was said to it."""
+
+_MOST_AT_ONCE = 256
+"""Checks of one guardian batch, which has one time limit."""
+
 _STRICTNESS = {"allow": 0, "edit": 1, "escalate": 2, "block": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One thing that a request says.
+
+    Attributes:
+        messages: which of the request's say it.
+        earlier: it was there before, and the request can go on without it.
+    """
+
+    kind: Literal["question", "tool", "system", "turn"]
+    subject: Check | Uncheckable | InputError
+    flow: Steps[Outcome]
+    messages: tuple[int, ...] = ()
+    earlier: bool = False
 
 
 @dataclass(slots=True)
@@ -56,28 +86,67 @@ class Desk:
         return Rules(policy=self.policy.model_copy(update={"on_failure": "raise"}) if closed else self.policy)
 
     async def question(
-        self, subject: Check | Uncheckable | InputError | None, tool_outputs: Sequence[Check] = ()
-    ) -> tuple[Outcome | None, list[Outcome]]:
-        """Decide about the latest turn and about what tools returned, in one guardian batch.
+        self,
+        subject: Check | Uncheckable | InputError | None,
+        history: History = NOTHING,
+        tool_outputs: Mapping[int, Check] = MappingProxyType({}),
+    ) -> tuple[Outcome | None, dict[int, str]]:
+        """Decide about all that a request says, in one guardian batch (a long history: in several).
+
+        Returns:
+            How the latest turn ended, or what blocks the request; and by message, what the model gets instead of it.
 
         Raises:
-            Problem: no verdict could be had, or the policy says that blocks raise.
+            Problem: no verdict could be had, a system message does not pass, or the policy says that blocks raise.
 
         Cancellation: passes to the guardian, which withdraws the work.
         """
         if isinstance(subject, Check):
             self.asked = Asked(subject.text, subject.context)
-        rules, started = self.rules, time.monotonic()
-        flows = [] if subject is None else [input_rail(subject, policy=rules.policy)]
-        flows += [tool_output_rail(check, rules=rules) for check in tool_outputs]
-        outcomes = await run_batch_async(flows, self.service.guardian)
-        checks = ([subject] if subject is not None else []) + list(tool_outputs)
-        for check, outcome in zip(checks, outcomes, strict=True):
-            self.tell(outcome, seconds=time.monotonic() - started, checks=[check] if isinstance(check, Check) else [])
+        parts, started = self._parts(subject, history, tool_outputs), time.monotonic()
+        outcomes: list[Outcome] = []
+        for at in range(0, len(parts), _MOST_AT_ONCE):
+            flows = [part.flow for part in parts[at : at + _MOST_AT_ONCE]]
+            outcomes += await run_batch_async(flows, self.service.guardian)
+        self._tell_of(parts, outcomes, seconds=time.monotonic() - started)
+        stopped = [(part, out) for part, out in zip(parts, outcomes, strict=True) if isinstance(out, Blocked | Edited)]
+        ends = [out for part, out in [*stopped, *zip(parts, outcomes, strict=True)] if part.kind == "question"]
+        system = [out for part, out in stopped if part.kind == "system"]
+        if system and not (ends and isinstance(ends[0], Blocked)):
+            raise _system_blocked(system[0], self.headers())
+        withheld = {
+            index: WITHHELD if part.kind == "turn" else instead(out) for part, out in stopped for index in part.messages
+        }
+        return ends[0] if ends else None, withheld
+
+    def _tell_of(self, parts: Sequence[_Part], outcomes: Sequence[Outcome], *, seconds: float) -> None:
+        for part, outcome in zip(parts, outcomes, strict=True):
+            # What passes with every request is told once, when it is new.
+            again = part.earlier or part.kind == "system"
+            if not again or not isinstance(outcome, Allowed) or outcome.error is not None:
+                checks = [part.subject] if isinstance(part.subject, Check) else []
+                self.tell(outcome, seconds=seconds, checks=checks, earlier=part.earlier)
         for outcome in outcomes:
             if isinstance(outcome, Failed):
                 raise Problem.of(outcome.error)
-        return (None, outcomes) if subject is None else (outcomes[0], outcomes[1:])
+
+    def _parts(
+        self, subject: Check | Uncheckable | InputError | None, history: History, tool_outputs: Mapping[int, Check]
+    ) -> list[_Part]:
+        rules = self.rules
+        # Nobody reads a safeguard response to these.
+        quiet = rules.policy.model_copy(update={"on_block": "respond"})
+        asked = [*([] if subject is None else [subject]), *history.beside]
+        parts = [_Part("question", one, input_rail(one, policy=rules.policy)) for one in asked]
+        parts += [_Part("tool", one, tool_output_rail(one, rules=rules), (at,)) for at, one in tool_outputs.items()]
+        for check in history.system:
+            parts.append(_Part("system", check, input_rail(check, policy=quiet, respond=False)))
+        for turn in history.earlier:
+            flow = input_rail(turn.check, policy=quiet, respond=False)
+            parts.append(_Part("turn", turn.check, flow, turn.messages, earlier=True))
+        for at, check in history.tool_outputs.items():
+            parts.append(_Part("tool", check, tool_output_rail(check, rules=rules), (at,), earlier=True))
+        return parts
 
     async def answers(self, outputs: Sequence[object]) -> list[Outcome]:
         """Decide about whole answers, in one guardian batch. Raises and is cancelled as ``question``."""
@@ -104,9 +173,19 @@ class Desk:
         )
 
     def tell(
-        self, outcome: Outcome, *, seconds: float, checks: Sequence[Check] = (), released_characters: int = 0
+        self,
+        outcome: Outcome,
+        *,
+        seconds: float,
+        checks: Sequence[Check] = (),
+        released_characters: int = 0,
+        earlier: bool = False,
     ) -> None:
-        """Tell the observers how a rail ended."""
+        """Tell the observers how a rail ended.
+
+        Args:
+            earlier: it is about what a request repeats, without which the request goes on.
+        """
         event = RailEvent.of(
             outcome,
             policy=self.policy,
@@ -116,7 +195,8 @@ class Desk:
             request_id=self.note.request_id,
             caller=self.note.caller,
         )
-        self.told.append(describe(outcome, policy_version=self.policy.version))
+        fields = describe(outcome, policy_version=self.policy.version)
+        self.told.append({**fields, "earlier": True} if earlier else fields)
         self.note.rails.append(event)
         self.service.observers.rail(event)
 
@@ -132,7 +212,8 @@ class Desk:
         return {"x-guardrail-verdict": "; ".join(parts).encode("ascii", "replace").decode()}
 
     def _strictest(self) -> dict[str, object]:
-        return max(self.told, key=lambda told: _STRICTNESS.get(str(told["action"]), 3), default={})
+        news = [told for told in self.told if "earlier" not in told]
+        return max(news, key=lambda told: _STRICTNESS.get(str(told["action"]), 3), default={})
 
     def _checks(self, output: object) -> tuple[Check, ...] | Uncheckable | InputError:
         try:
@@ -142,3 +223,13 @@ class Desk:
 
     def _what(self, subject: object) -> Check | None:
         return self.asked.check(subject[0].text) if isinstance(subject, tuple) and subject else None
+
+
+def _system_blocked(outcome: Blocked | Edited, headers: Mapping[str, str]) -> Problem:
+    verdict = outcome.verdict
+    why = f" ({verdict.hazard})" if verdict is not None and verdict.hazard else ""
+    message = (
+        f"A system message was blocked by a safety check{why}. Where system messages are the operator's own, and never "
+        "a user's, start the gateway with trust_system=True (guardrail serve --trust-system)."
+    )
+    return Problem(403, "content_filter", message, headers=headers)

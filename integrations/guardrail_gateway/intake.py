@@ -81,7 +81,8 @@ class _Visit:
         except ClientGone:
             self._note.status, self._note.error = 499, "client_gone"
         except GuardrailError as error:
-            logger.exception("request %s failed", self._note.request_id)
+            # Without its traceback: what it was raised from may quote text.
+            logger.error("request %s failed: %s: %s", self._note.request_id, _place(error), error)
             await self._tell(Problem.of(error))
         except Exception as error:
             # The traceback may hold text in its locals' reprs, so only the place is told.

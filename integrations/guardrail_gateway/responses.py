@@ -13,14 +13,16 @@ from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.completions import FILTERED, instead
 from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
+from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
 from guardrail_gateway.reading import read_question
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
-from guardrail_gateway.responses_reading import as_messages, tool_outputs, whole_answer
+from guardrail_gateway.responses_reading import as_messages, tool_outputs, whole_answer, without_text
 from guardrail_gateway.responses_stream import guarded_response, written
 from guardrail_gateway.upstream import UpstreamError
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Uncheckable
+from guardrail_plugin.runnables.content import text_in
 
 
 async def responses(request: Request) -> Response:
@@ -52,19 +54,22 @@ async def responses(request: Request) -> Response:
 
 
 async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | None:
-    rails, turns = desk.settings.rails, desk.settings.context_turns
+    rails, settings = desk.settings.rails, desk.settings
+    instructions = text_in(body.get("instructions"))
 
-    def read() -> Check | Uncheckable | InputError:
-        return read_question(as_messages(body), context_turns=turns)
+    def read() -> tuple[Check | Uncheckable | InputError, History]:
+        messages = as_messages(body)
+        history = read_history(messages, settings, instructions=instructions)
+        return read_question(messages, context_turns=settings.context_turns), history
 
     as_messages(body)
-    subject = await anyio.to_thread.run_sync(read) if large else read()
+    subject, history = await anyio.to_thread.run_sync(read) if large else read()
     outputs = tool_outputs(body) if "tool_output" in rails else {}
-    outcome, judged = await desk.question(subject if "input" in rails else None, list(outputs.values()))
+    outcome, withheld = await desk.question(subject if "input" in rails else None, history.under(rails), outputs)
     items = body.get("input")
-    for index, told in zip(outputs, judged, strict=True):
-        if isinstance(told, Blocked | Edited) and isinstance(items, list):
-            items[index] = {**as_object(items[index]), "output": instead(told)}
+    for index, text in withheld.items():
+        if isinstance(items, list):
+            items[index] = without_text(items[index], instead=text)
     return outcome if isinstance(outcome, Blocked) else None
 
 

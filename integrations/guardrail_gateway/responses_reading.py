@@ -84,6 +84,17 @@ def tool_outputs(body: Mapping[str, object]) -> dict[int, Check]:
     return dict(sorted(found.items()))
 
 
+def without_text(item: object, *, instead: str) -> dict[str, object]:
+    """Return an item with another text in place of its own."""
+    told = as_object(item)
+    kind = told.get("type", "message")
+    if isinstance(kind, str) and kind.endswith(_OUTPUTS):
+        return {**told, "output": instead}
+    if kind == "message":
+        return {**told, "content": instead}
+    return {"type": "message", "role": "user", "content": instead}
+
+
 def output_text(output: object) -> str:
     """Return what a tool returned, as text."""
     return output if isinstance(output, str) else text_in(output) or as_json(output)

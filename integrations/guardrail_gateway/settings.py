@@ -17,6 +17,9 @@ from guardrail_plugin.flow import Release, Window, WindowSetting
 GatewayRail: TypeAlias = Literal["input", "output", "tool_output"]
 """``output`` judges answers and their tool calls; ``tool_output`` what tools returned, before the model reads it."""
 
+HistoryScope: TypeAlias = Literal["all", "latest"]
+"""``all``: earlier user turns and tool outputs are judged with every request; ``latest``: what is new is judged."""
+
 GATEWAY_RAILS: tuple[GatewayRail, ...] = get_args(GatewayRail)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -65,6 +68,11 @@ class GatewaySettings:
         rails: where text is judged.
         window, release: how streamed answers are held back; see ``guardrail_plugin.guard``.
         context_turns: earlier turns that the guardian sees.
+        history: whether earlier user turns and tool outputs, which the client sends anew with every request and could
+            have made up, are judged each time. What does not pass is withheld from the model; the rest goes on.
+        trust_system: take system and developer messages for the operator's own, and do not judge them. Only where no
+            user can write them. By default a blocked one is an error that names this setting.
+        cached_verdicts: verdicts that are remembered, so that what comes again costs nothing; 0: none.
         max_body_bytes: larger requests are refused (413).
         max_answer_bytes: longer answers of the upstream are cut off as errors.
         header_timeout_s, body_timeout_s: how long a client may take to send its request.
@@ -87,6 +95,9 @@ class GatewaySettings:
     window: WindowSetting = "sentence"
     release: Release = "checked"
     context_turns: int = 6
+    history: HistoryScope = "all"
+    trust_system: bool = False
+    cached_verdicts: int = 10_000
     host: str = "127.0.0.1"
     port: int = 8100
     max_body_bytes: int = 4_194_304
@@ -115,6 +126,11 @@ class GatewaySettings:
         _words("rails", self.rails, GATEWAY_RAILS)
         if self.release not in get_args(Release):
             raise ConfigError(f"release must be one of {', '.join(get_args(Release))}, got {self.release!r}")
+        history_named(self.history)
+        if not isinstance(self.trust_system, bool):
+            raise ConfigError(f"trust_system must be True or False, got {self.trust_system!r}")
+        if self.cached_verdicts:
+            _positive("cached_verdicts", self.cached_verdicts)
         for name in ("max_body_bytes", "max_answer_bytes", "max_concurrent", "max_concurrent_per_key"):
             _positive(name, getattr(self, name))
         _positive("max_connections", self.max_connections)
@@ -134,7 +150,8 @@ class GatewaySettings:
         if len({key.name for key in self.keys}) != len(self.keys):
             raise ConfigError("two keys have the same name")
         if not self.keys and not self.trust_network and not is_loopback(self.host):
-            raise ConfigError(f"{self.host} can be reached from elsewhere: give keys, or set trust_network")
+            how = "give keys (on the command line: --keys FILE), or set trust_network"
+            raise ConfigError(f"{self.host} can be reached from elsewhere: {how}")
 
 
 def is_loopback(host: str) -> bool:
@@ -165,6 +182,19 @@ def rails_named(words: Iterable[str]) -> tuple[GatewayRail, ...]:
     named = [word.strip() for word in words]
     _words("rails", named, GATEWAY_RAILS)
     return tuple(rail for rail in GATEWAY_RAILS if rail in named)
+
+
+def history_named(word: str) -> HistoryScope:
+    """Return the scope of this name.
+
+    Raises:
+        ConfigError: there is no such scope.
+    """
+    scopes: tuple[HistoryScope, ...] = get_args(HistoryScope)
+    for scope in scopes:
+        if word == scope:
+            return scope
+    raise ConfigError(f"history must be one of {', '.join(scopes)}, got {word!r}")
 
 
 def _positive(name: str, value: object) -> None:

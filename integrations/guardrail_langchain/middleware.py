@@ -90,7 +90,7 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
             rails: ``"input"``, ``"output"``, ``"tools"``.
             window: how much of an answer a check waits for: ``"sentence"``, a number of words, or ``"answer"``.
             release: ``"checked"``, or ``"optimistic"``: text leaves at once, and is taken back when it is blocked.
-            on_uncheckable: what happens where there is no text to judge.
+            on_uncheckable: what happens where there is no text to judge, and to images and files beside text.
             on_escalate: whom to ask in place of pausing the graph.
             context_turns: earlier user and assistant turns that the guardian sees.
             name: names the graph's nodes. ``None``: made from the settings, so that several can stack. Set it where

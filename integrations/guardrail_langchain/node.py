@@ -49,7 +49,7 @@ def guardrail_node(
         blocked: where a blocked turn goes, with the safeguard response in the state.
         policy: when to act.
         messages_key: where the state keeps the conversation.
-        on_uncheckable: what happens to a turn without text.
+        on_uncheckable: what happens to a turn without text, and to images and files beside text.
         on_escalate: whom to ask in place of pausing the graph.
         context_turns: earlier user and assistant turns that the guardian sees.
 

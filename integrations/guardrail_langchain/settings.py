@@ -12,7 +12,15 @@ from guardrail_plugin import ConfigError, Policy, ToolPolicy
 from guardrail_plugin.core.policy import OnFailure
 from guardrail_plugin.flow import OnEscalate, Release, Rules, Window, WindowSetting
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.runnables import InputStage, OutputStage, ToolStage, calls_but_tools, check_guardian, check_word
+from guardrail_plugin.runnables import (
+    InputStage,
+    OutputStage,
+    ToolStage,
+    calls_but_tools,
+    check_guardian,
+    check_word,
+    checked_policy,
+)
 
 AgentRail: TypeAlias = Literal["input", "output", "tools"]
 RAILS: tuple[AgentRail, ...] = get_args(AgentRail)
@@ -59,8 +67,7 @@ class Settings:
         check_word("on_uncheckable", self.on_uncheckable, get_args(OnFailure))
         check_word("release", self.release, get_args(Release))
         Window(self.window)
-        if not isinstance(self.policy, Policy):
-            raise ConfigError(f"policy must be a Policy, got {type(self.policy).__name__}")
+        checked_policy(self.policy, self.guardian)
         if not isinstance(self.tools, ToolPolicy):
             raise ConfigError(f"tools must be a ToolPolicy, got {type(self.tools).__name__}")
         if self.on_escalate is not None and not callable(self.on_escalate):

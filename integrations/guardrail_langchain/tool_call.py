@@ -61,14 +61,16 @@ class ToolCall:
     def finish(self, result: Result) -> Result:
         """Return the result as the model may read it."""
         if not self._judged(result):
-            outcomes = self._stage.outputs(self._name, texts_of(result), under_config(ensure_config()))
+            texts = self._stage.texts(self._name, result)
+            outcomes = self._stage.outputs(self._name, texts, under_config(ensure_config()))
             result = self._passed(result, outcomes)
         return self._put_aside(result)
 
     async def afinish(self, result: Result) -> Result:
         """Like ``finish``. Cancellation: passes to the guardian."""
         if not self._judged(result):
-            outcomes = await self._stage.aoutputs(self._name, texts_of(result), aunder_config(ensure_config()))
+            texts = self._stage.texts(self._name, result)
+            outcomes = await self._stage.aoutputs(self._name, texts, aunder_config(ensure_config()))
             result = self._passed(result, outcomes)
         return self._put_aside(result)
 

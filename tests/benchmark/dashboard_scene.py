@@ -170,7 +170,9 @@ def scene(folder: Path) -> Iterator[Scene]:
             gateway_of(request).metrics.watch_pool(pool.stats)
             return Response(status_code=204)
 
-        settings = GatewaySettings(upstream=f"{behind}/v1", port=0, keys=keys, max_concurrent_per_key=18)
+        settings = GatewaySettings(
+            upstream=f"{behind}/v1", port=0, keys=keys, max_concurrent_per_key=18, cached_verdicts=0
+        )
         app = create_app(settings, guardian=PooledGuardian(pool), policy=policy, pages=[Route("/watch", watch)])
         with serving(app, settings) as url:
             headers = {"authorization": f"Bearer {SCRAPER}"}

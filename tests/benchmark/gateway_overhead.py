@@ -46,7 +46,9 @@ class Quiet(ScriptedGuardian):
 
 def run_gateway(pipe: Connection, upstream: str) -> None:
     """Serve the gateway until the pipe closes."""
-    settings = GatewaySettings(upstream=f"{upstream}/v1", port=0, max_concurrent=1024, max_concurrent_per_key=1024)
+    settings = GatewaySettings(
+        upstream=f"{upstream}/v1", port=0, max_concurrent=1024, max_concurrent_per_key=1024, cached_verdicts=0
+    )
     with serving(create_app(settings, guardian=Quiet()), settings) as url:
         pipe.send(url)
         pipe.recv()

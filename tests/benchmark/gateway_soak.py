@@ -68,7 +68,7 @@ class PacedGuardian:
 
 def run_gateway(pipe: Connection, upstream: str, rate: str) -> None:
     """Serve the gateway until the pipe says stop."""
-    settings = GatewaySettings(upstream=f"{upstream}/v1", port=0, window="answer")
+    settings = GatewaySettings(upstream=f"{upstream}/v1", port=0, window="answer", cached_verdicts=0)
     with serving(create_app(settings, guardian=PacedGuardian(float(rate))), settings) as url:
         pipe.send(url)
         pipe.recv()

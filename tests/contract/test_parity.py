@@ -21,6 +21,7 @@ from guardrail_plugin.core.errors import (
 )
 from guardrail_plugin.core.policy import HazardRule, Policy
 from guardrail_plugin.flow.rails import UNCHECKABLE_RESPONSE, UNJUDGED_RESPONSE
+from guardrail_plugin.guardian.fallbacks import too_long
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.runnables import guard
 from guardrail_plugin.testing import ScriptedGuardian, verdict
@@ -62,7 +63,7 @@ def _forms(text: str) -> dict[str, tuple[object, dict[str, Any]]]:
     return {
         "str": (text, {}),
         "message": (HumanMessage(text), {}),
-        "content blocks": (HumanMessage(blocks), {}),
+        "content blocks": (HumanMessage(blocks), {"on_uncheckable": "allow"}),
         "messages": ([*earlier, HumanMessage(text)], {}),
         "two messages in one turn": ([*earlier, HumanMessage(text), HumanMessage("Please!")], {}),
         "tuples": ([("system", "Be brief."), ("human", text)], {}),
@@ -114,7 +115,7 @@ def _cases() -> list[Case]:
         Case("policy: escalate", "BOMB", "str", SAFEGUARD, False, {"policy": escalate}),
         Case("policy: hazard ignored", "BOMB", "str", ANSWER, True, {"policy": ignore}),
         Case("policy: threshold", "BOMB", "str", ANSWER, True, {"policy": Policy(threshold=0.98)}),
-        Case("policy: truncated", "LONG", "str", SAFEGUARD, False),
+        Case("policy: truncated", "LONG", "str", too_long(), False),
         Case("policy: truncated allowed", "LONG", "str", ANSWER, True, {"policy": Policy(on_truncated="allow")}),
         Case("on_block function", "BOMB", "str", "S9!", False, {"on_block": lambda v, _: f"{v.hazard}!"}),
         Case("not the guardian's fault", "BARE", "MissingDependencyError", str(RULE["BARE"]), False),
@@ -124,6 +125,8 @@ def _cases() -> list[Case]:
         Case("surrogates", "BOMB \ud800 \udfff", "str", SAFEGUARD, False),
         Case("NUL", "BOMB\x00", "str", SAFEGUARD, False),
         Case("1 MB", "x" * 1_000_000 + "BOMB", "str", SAFEGUARD, False),
+        Case("image beside text", _forms("hi")["content blocks"][0], "str", UNCHECKABLE_RESPONSE, False),
+        Case("image beside harm", _forms("BOMB")["content blocks"][0], "str", SAFEGUARD, False),
         Case("uncheckable: allow", "", "str", ANSWER, True, {"on_uncheckable": "allow"}),
     ]
     return cases

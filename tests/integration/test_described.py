@@ -67,6 +67,7 @@ def test_commands_take_the_file(tmp_path: Path) -> None:
         ("model = 'x'\n[ensemble]\nmembers = [{}, {}]", "stands alone"),
         ("ensemble = { members = [{}] }", "at least two"),
         ("dtype = 'float8'", "dtype"),
+        ("responses = 'mine'", "responses"),
         ("policy_text = 'a'\npolicy_file = 'b'", "twice"),
         ("policy_file = 'missing.md'", "cannot read the written policy"),
         ("policy_text = 'No swearing.'", "use a Policy here"),
@@ -77,6 +78,13 @@ def test_what_is_wrong_is_told(tmp_path: Path, pool: InferencePool, text: str, m
     with pytest.raises(ConfigError, match=message) as told:
         Guardian.from_toml(written(tmp_path, text), pool=pool)
     assert "No swearing" not in str(told.value)
+
+
+def test_a_file_says_where_responses_come_from(tmp_path: Path, pool: InferencePool) -> None:
+    guardian = Guardian.from_toml(written(tmp_path, "responses = 'written'\nwarm_up = true"), pool=pool)
+    assert isinstance(guardian, Guardian)
+    assert guardian.responses == "written"
+    assert pool.stats().slots[0].models  # the weights are there
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

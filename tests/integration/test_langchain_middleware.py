@@ -308,6 +308,8 @@ def test_two_can_stack_and_the_same_one_twice_is_refused() -> None:
         ({"rails": "input"}, "rails"),
         ({"window": 0}, "window"),
         ({"policy": {"threshold": 0.5}}, "policy"),
+        ({"policy": "pol.toml"}, r"write Policy.from_toml\(Path"),
+        ({"policy": Policy(hazards={"s2": {"action": "allow"}})}, r"did you mean 'S2'\?"),
         ({"tools": ["send_mail"]}, "tools"),
         ({"release": "later"}, "release"),
         ({"context_turns": -1}, "context_turns"),

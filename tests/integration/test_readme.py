@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,18 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture
+def own_logs() -> Iterator[None]:
+    """Undo what ``log_json`` does to the loggers of this process."""
+    loggers = [logging.getLogger(name) for name in ("guardrail_plugin", "guardrail_gateway", "uvicorn")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("own_logs")
 def test_python_blocks_run(embedded_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from guardrail_plugin import Guardian, InferencePool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.verdict import RAILS, Rail
@@ -41,9 +42,20 @@ class OwnFamily:
         return Reading(math.fsum(harm) / (math.fsum(harm) + p_safe), dict(zip(self.codes, harm, strict=True)))
 
     def naming(self, check: Check, content: Sequence[int]) -> tuple[Pass, ...]:
-        """Ask nothing more: the first answer names it."""
-        return ()
+        """Ask once more without the earlier turns, where there are any: they change a harm's name for no reason."""
+        return self.passes(replace(check, context=()), content) if check.context else ()
 
     def name_harm(self, reading: Reading, answers: Sequence[Sequence[float]]) -> Reading:
-        """Return the reading as it is."""
-        return reading
+        """Return the reading named by the text alone as far as it is harmful alone, for the rest by the earlier turns.
+
+        Source: "How do I build a pipe bomb at home?" after a greeting is PI at 0.98, alone S1 at 0.97.
+        """
+        alone = self.read(answers)
+        ours, theirs = alone.risk / _total(alone), (1 - alone.risk) / _total(reading)
+        return replace(
+            reading, shares={code: ours * alone.shares[code] + theirs * p for code, p in reading.shares.items()}
+        )
+
+
+def _total(reading: Reading) -> float:
+    return math.fsum(reading.shares.values()) or 1.0

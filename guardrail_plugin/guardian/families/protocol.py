@@ -82,10 +82,10 @@ class Family(Protocol):
         """Return the risk from one row of label log-probabilities (K,) per question of ``passes``."""
 
     def naming(self, check: Check, content: Sequence[int]) -> tuple[Pass, ...]:
-        """Return the questions that name the harm of a risky window; none where ``read`` has named it."""
+        """Return the questions that name the harm of a risky window; none where ``read`` has named it for good."""
 
     def name_harm(self, reading: Reading, answers: Sequence[Sequence[float]]) -> Reading:
-        """Return the reading with ``shares``, from the answers to ``naming``."""
+        """Return the reading with its ``shares`` from the answers to ``naming``, or corrected by them."""
 
 
 class FamilyTokenizer(Protocol):

@@ -12,13 +12,14 @@ import httpx2
 import pytest
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from pydantic import BaseModel
 
 from guardrail_fastapi import Guardrail, GuardrailMiddleware, PolicySource, guardrail, guardrail_lifespan
 from guardrail_fastapi.large_texts import LargeTexts
 from guardrail_gateway.testing import serving
-from guardrail_plugin import Check, ConfigError, GuardianError, InferencePool, PoolOverloaded, ReplicaDead
+from guardrail_plugin import Check, ConfigError, GuardianError, InferencePool, Policy, PoolOverloaded, ReplicaDead
 from guardrail_plugin.flow import Blocked
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.observe import RailEvent, RequestEvent
@@ -72,6 +73,11 @@ def application(heard: Heard) -> FastAPI:
         chain = RunnableLambda(lambda asked: f"You asked: {asked['question']}")
         return {"answer": await rail.reply(chain, {"question": body.question}, output_type=str)}
 
+    @app.post("/message")
+    async def message(body: Chat, rail: Guardrail = rail_of) -> dict[str, str]:
+        chain = RunnableLambda(lambda asked: AIMessage(f"the answer to {asked['question']}"))
+        return {"answer": await rail.reply(chain, {"question": body.question}, output_type=AIMessage)}  # type: ignore[dict-item]
+
     @app.post("/stream")
     async def stream(body: Chat, rail: Guardrail = rail_of) -> Response:
         chain: Any = RunnableGenerator(words)
@@ -105,6 +111,20 @@ def test_answers_and_safeguard_responses(http: httpx2.Client, heard: Heard) -> N
     assert http.post("/chat", json={"question": "hi"}).json() == {"answer": "You asked: hi"}
     assert http.post("/chat", json={"question": "a bomb"}).json() == {"answer": SAFEGUARD}
     assert [event.action for event in heard.rails] == ["allow", "block"]
+
+
+def test_an_answer_of_another_type_is_told_without_its_text(
+    http: httpx2.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = http.post("/message", json={"question": "hi"})
+    assert (answer.status_code, answer.json()["detail"]["code"]) == (500, "internal_error")
+    assert "end it in StrOutputParser()" in caplog.text
+    assert "the answer to" not in caplog.text + answer.text
+
+
+def test_a_policy_for_hazards_that_nobody_names_stops_the_start() -> None:
+    with pytest.raises(ConfigError, match=r"unknown hazard code 's2' \(did you mean 'S2'\?\)"):
+        PolicySource(Policy(hazards={"s2": {"action": "allow"}}))
 
 
 @pytest.mark.parametrize("path", ["/chat", "/stream", "/check", "/plain"])

@@ -155,11 +155,6 @@ def test_unknown_fields_of_the_answer_pass(http: httpx2.Client) -> None:
     assert answer["service_tier"] == "default"
 
 
-def test_only_the_latest_turn_is_judged(client: openai.OpenAI) -> None:
-    turns: list[Any] = [*user("a bomb"), {"role": "assistant", "content": "No."}, *user("Sorry. Hello?")]
-    assert client.chat.completions.create(model="m", messages=turns).choices[0].message.content == ANSWER
-
-
 def test_langchain_chat_model(gateway: str) -> None:
     model = ChatOpenAI(base_url=f"{gateway}/v1", api_key="some-key", model="m", max_retries=0)  # type: ignore[arg-type]
     assert model.invoke("hi").text == ANSWER

@@ -10,7 +10,9 @@ import httpx2
 import openai
 import pytest
 
-from guardrail_gateway.testing import ScriptedUpstream
+from guardrail_gateway import GatewaySettings, create_app
+from guardrail_gateway.testing import ScriptedUpstream, serving
+from guardrail_plugin import InferenceError
 from guardrail_plugin.testing import ScriptedGuardian
 
 
@@ -133,3 +135,35 @@ def test_a_client_that_leaves_stops_the_upstream(gateway: str, behind: ScriptedU
         assert behind.left == left + 1
     finally:
         behind._hang = hang  # type: ignore[method-assign]
+
+
+class Quoting:
+    """An upstream whose error was raised from one that quotes text."""
+
+    provider = "quoting"
+
+    async def ask(self, endpoint: str, body: Any, headers: Any) -> Any:
+        raise InferenceError("the model failed") from ValueError(f"on {body}")
+
+    open = ask
+
+    async def models(self, headers: Any) -> Any:
+        raise AssertionError("nobody asks")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logs_hold_no_text_of_what_an_error_was_raised_from(
+    guardian: ScriptedGuardian, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    settings = GatewaySettings(port=0)
+    app = create_app(settings, guardian=guardian, upstream=Quoting())
+    with serving(app, settings) as url, httpx2.Client(base_url=url, trust_env=False) as http:
+        answer = http.post("/v1/chat/completions", json=body("a secret of mine", stream=stream))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "check_failed")
+    assert "InferenceError at" in caplog.text
+    assert "the model failed" in caplog.text
+    assert "secret" not in caplog.text
+    assert "secret" not in answer.text

@@ -31,8 +31,9 @@ def run(*arguments: str, **environment: str) -> tuple[int, str]:
     ("arguments", "told"),
     [
         (["--rails", "inputs"], "did you mean 'input'"),
+        (["--history", "some"], "history must be"),
         (["--window", "word"], "--window must be"),
-        (["--host", "0.0.0.0"], "give keys"),  # noqa: S104  refused, that is the test
+        (["--host", "0.0.0.0"], "--keys FILE"),  # noqa: S104  refused, that is the test
         (["--upstream", "nowhere"], "upstream must be"),
         (["--keys", "no-such-file"], "cannot read"),
         (["--allowed-host", "http://a.example"], "host names"),

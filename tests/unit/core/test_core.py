@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +16,7 @@ TREE = {
     "InputError": ("GuardrailError", "ValueError"),
     "MissingDependencyError": ("GuardrailError", "ImportError"),
     "BlockedError": ("GuardrailError",),
+    "ChainError": ("GuardrailError",),
     "GuardianError": ("GuardrailError",),
     "VerdictParseError": ("GuardianError",),
     "GuardianTimeout": ("GuardianError", "TimeoutError"),
@@ -64,6 +66,25 @@ def test_a_verdict_survives_pickling_and_becomes_plain_json() -> None:
     )
     assert pickle.loads(pickle.dumps(verdict)) == verdict  # noqa: S301 - our own bytes
     assert verdict.as_dict()["hazards"] == {"S1": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "message"),
+    [
+        (lambda: Check(b"x"), errors.InputError, "checks text, got bytes"),
+        (lambda: Check("x", rail="inputs"), ConfigError, r"unknown rail 'inputs' \(did you mean 'input'\?\)"),
+        (lambda: Check("x", context=["secret"]), ConfigError, r"tuple of Message\(role, text\), got str in it"),
+    ],
+)
+def test_what_is_no_check_is_told_at_once(made: Callable[[], Check], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as told:
+        made()
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("s2", "S2"), ("S99", "S9"), ("pi", "PI"), ("zzzz", None)])
+def test_a_code_that_nobody_knows_is_answered_with_the_nearest(word: str, meant: str | None) -> None:
+    assert errors.did_you_mean(word, MLCOMMONS.codes) == (f" (did you mean {meant!r}?)" if meant else "")
 
 
 def test_repr_shows_no_text() -> None:

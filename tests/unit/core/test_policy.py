@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.core.policy import HazardRule, Policy, RailRule
+from guardrail_plugin.core.policy import HazardRule, Policy, RailRule, Ruling
 from guardrail_plugin.core.verdict import Action, Rail, Verdict
 
 
@@ -55,6 +55,32 @@ ESCALATE_S7 = Policy(hazards={"S7": HazardRule(action="escalate")})
 )
 def test_action(policy: Policy, given: Verdict, expected: Action) -> None:
     assert policy.action(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "given", "expected"),
+    [
+        (Policy(threshold=0.02), verdict(0.148, S1=0.148), Ruling("block", 0.02, "risk")),
+        (Policy(), verdict(0.1, S1=0.1), Ruling("allow", 0.5)),
+        (STRICT_S6, verdict(0.95, S6=0.95), Ruling("block", 0.9, "hazard", "S6")),
+        (STRICT_S6, verdict(0.99, S6=0.3, S1=0.69), Ruling("block", 0.5, "risk")),
+        (Policy(), verdict(0.1, truncated=True, S1=0.1), Ruling("block", 0.5, "truncated")),
+        (Policy(), verdict(0.9, truncated=True, S1=0.9), Ruling("block", 0.5, "risk")),
+        (ESCALATE_S7, verdict(0.9, truncated=True, S7=0.9), Ruling("block", 0.5, "risk")),
+    ],
+)
+def test_ruling_tells_what_was_acted_on(policy: Policy, given: Verdict, expected: Ruling) -> None:
+    assert policy.ruling(given) == expected
+
+
+@pytest.mark.parametrize("source", ["policy.toml", " conf/my.policy.toml\n"])
+def test_the_name_of_a_file_is_not_taken_for_toml(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"read as TOML text; for the file write Path\("):
+        Policy.from_toml(source)
+
+
+def test_a_policy_of_one_line_may_end_like_a_file() -> None:
+    assert Policy.from_toml("version = 'from pol.toml' # pol.toml").version == "from pol.toml"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from guardrail_plugin.core.conversation import Check
@@ -20,6 +22,7 @@ from guardrail_plugin.core.errors import (
     VerdictParseError,
 )
 from guardrail_plugin.core.policy import HazardRule, OnFailure, Policy, RailRule
+from guardrail_plugin.core.verdict import Verdict
 from guardrail_plugin.flow import (
     Allowed,
     Answer,
@@ -27,13 +30,23 @@ from guardrail_plugin.flow import (
     Classify,
     Effect,
     Failed,
+    Judged,
     Outcome,
     Respond,
+    Rules,
     Steps,
     input_rail,
+    output_rail,
 )
 from guardrail_plugin.flow.outcomes import describe
-from guardrail_plugin.flow.rails import BLOCKED_RESPONSE, UNCHECKABLE_RESPONSE, UNJUDGED_RESPONSE, Uncheckable
+from guardrail_plugin.flow.rails import (
+    BLOCKED_RESPONSE,
+    TOO_LONG_ANSWER,
+    UNCHECKABLE_RESPONSE,
+    UNJUDGED_RESPONSE,
+    Uncheckable,
+)
+from guardrail_plugin.flow.tool_rails import OUTPUT_TOO_LONG, tool_output_rail
 from guardrail_plugin.testing import verdict
 
 CHECK = Check("a secret question")
@@ -102,6 +115,76 @@ def test_the_rail_rule_of_the_policy_counts() -> None:
     policy = Policy(rails={"input": RailRule(threshold=0.05)})
     _, outcome = step_through(input_rail(CHECK, policy=policy), HARMLESS, "No.")
     assert isinstance(outcome, Blocked)
+
+
+LONG = verdict(risk=0.1, hazard="S4", truncated=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "response"),
+    [
+        ("the cat sat on the mat and ate fish", "Your message is too long for me to check in full. Please send a"),
+        ("Bitte fasse das für mich zusammen: die Katze saß auf der Matte", "Ihre Nachricht ist zu lang"),
+    ],
+)
+def test_a_text_that_is_only_too_long_is_accused_of_nothing(text: str, response: str) -> None:
+    effects, outcome = step_through(input_rail(Check(text), policy=Policy()), LONG)
+    assert len(effects) == 1  # the responder, which answers a hazard, is not asked
+    assert isinstance(outcome, Blocked)
+    assert outcome.response.startswith(response)
+    assert outcome.verdict is not None
+    assert outcome.verdict.hazard is None
+    assert describe(outcome, policy_version="1")["acted_on"] == "truncated"
+
+
+def test_a_block_for_length_that_raises_names_no_hazard() -> None:
+    _, outcome = step_through(input_rail(CHECK, policy=Policy(on_block="raise")), LONG)
+    assert isinstance(outcome, Failed)
+    assert str(outcome.error) == "blocked by the input rail"
+
+
+def test_a_long_text_that_is_also_harmful_is_answered_by_its_hazard() -> None:
+    both = verdict(risk=0.9, hazard="S4", truncated=True)
+    effects, _ = step_through(input_rail(CHECK, policy=Policy(timeout_s=7.0)), both, "No.")
+    assert effects[-1] == Respond(CHECK, both, 7.0)
+
+
+def test_an_answer_or_a_tools_output_that_is_too_long_says_so() -> None:
+    answer = Check("a long answer", rail="output")
+    judged = verdict(risk=0.1, hazard="S4", rail="output", truncated=True)
+    _, outcome = step_through(
+        output_rail([answer], asked=None, rules=Rules(policy=Policy())), Judged(outcomes=(judged,))
+    )
+    assert outcome == Blocked("output", TOO_LONG_ANSWER, replace(judged, hazard=None))
+    page = verdict(risk=0.1, hazard="PI", rail="tool_output", truncated=True)
+    flow = tool_output_rail(Check("a long page", rail="tool_output"), rules=Rules(policy=Policy()))
+    _, outcome = step_through(flow, page)
+    assert outcome == Blocked("tool_output", OUTPUT_TOO_LONG, replace(page, hazard=None))
+
+
+def test_where_nobody_reads_the_response_the_responder_is_not_asked() -> None:
+    effects, outcome = step_through(input_rail(CHECK, policy=Policy(timeout_s=7.0), respond=False), HARMFUL)
+    assert effects == [Classify(CHECK, 7.0)]
+    assert outcome == Blocked("input", BLOCKED_RESPONSE, HARMFUL)
+
+
+@pytest.mark.parametrize(
+    ("policy", "judged", "threshold", "acted_on"),
+    [
+        (Policy(threshold=0.02), verdict(risk=0.148, hazard="S9"), 0.02, "risk"),
+        (Policy(hazards={"S9": HazardRule(threshold=0.8)}), HARMFUL, 0.8, "S9"),
+        (Policy(threshold=0.02), verdict(risk=0.01, hazard="S9"), 0.02, None),
+        (Policy(), LONG, LONG.threshold, "truncated"),
+    ],
+)
+def test_the_record_tells_what_the_policy_acted_on(
+    policy: Policy, judged: Verdict, threshold: float, acted_on: str | None
+) -> None:
+    answers = ["No."] if acted_on not in (None, "truncated") else []
+    _, outcome = step_through(input_rail(CHECK, policy=policy), judged, *answers)
+    told = describe(outcome, policy_version="1")
+    assert (told["policy_threshold"], told["acted_on"]) == (threshold, acted_on)
+    assert told["threshold"] == judged.threshold  # the guardian's own stays beside it
 
 
 @pytest.mark.parametrize("error", NO_VERDICT, ids=lambda error: type(error).__name__)

@@ -31,6 +31,9 @@ KEY = "0123456789abcdef"
         {"rails": ()},
         {"window": "word"},
         {"release": "soon"},
+        {"history": "some"},
+        {"trust_system": "yes"},
+        {"cached_verdicts": -1},
         {"port": 70_000},
         {"host": "0.0.0.0"},  # noqa: S104  refused, that is the test
         {"host": "example.org"},

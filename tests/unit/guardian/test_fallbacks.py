@@ -6,7 +6,7 @@ import pytest
 
 from guardrail_plugin.core.hazards import CHILD_EXPLOITATION, MLCOMMONS, PROMPT_INJECTION, SELF_HARM
 from guardrail_plugin.core.refusal import is_refusal
-from guardrail_plugin.guardian.fallbacks import fallback, languages
+from guardrail_plugin.guardian.fallbacks import fallback, languages, too_long
 from guardrail_plugin.guardian.language import detect
 from guardrail_plugin.guardian.views import views
 
@@ -83,6 +83,14 @@ def test_without_a_verdict_nobody_is_accused() -> None:
         text = fallback(None, seed=seed).lower()
         assert "again" in text or "once more" in text
         assert not any(word in text for word in ("harm", "danger", "illegal", "unsafe", "block", "violat"))
+
+
+@pytest.mark.parametrize("language", sorted(REQUIRED))
+def test_a_message_that_is_too_long_is_told_so_in_its_language(language: str) -> None:
+    text = too_long(language)
+    assert detect(text) == language
+    assert text not in {fallback(code, language=language) for code in (None, "too_long", *MLCOMMONS.codes)}
+    assert len(views(text)) == 1
 
 
 @pytest.mark.parametrize("language", sorted(REQUIRED))

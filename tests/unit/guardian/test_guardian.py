@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from guardrail_plugin.core.conversation import Check, Message
-from guardrail_plugin.core.errors import GuardrailError, InferenceError, InputError, VerdictParseError
+from guardrail_plugin.core.errors import (
+    ConfigError,
+    GuardrailError,
+    InferenceError,
+    InputError,
+    PoolClosed,
+    VerdictParseError,
+)
 from guardrail_plugin.core.hazards import MLCOMMONS
-from guardrail_plugin.core.verdict import Verdict
+from guardrail_plugin.core.policy import HazardRule, Policy
+from guardrail_plugin.core.verdict import Rail, Verdict
+from guardrail_plugin.guardian.families.own import OwnFamily
 from guardrail_plugin.guardian.format import Layout
 from guardrail_plugin.guardian.guardian import Guardian, calibrated, conversation
 from guardrail_plugin.guardian.manifest import Calibration, HazardEntry, Manifest
+from guardrail_plugin.guardian.responding import is_written, written
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.pool import GenerateRequest, InferencePool, ScoreRequest
+from guardrail_plugin.testing import allow_all
 from guardrail_plugin.testing.replicas import ScriptedReplica
 
 MANIFEST = Manifest(
@@ -44,6 +56,7 @@ class Bench:
 
     def __init__(self, tokenizer: FastContentTokenizer, pool: InferencePool) -> None:
         self.tokenizer = tokenizer
+        self.pool = pool
         self.response = REFUSAL
         self.replica = ScriptedReplica(logprobs=self._logprobs, tokens=self._tokens, fail=self._fail)
         pool.register("tiny", self.replica.factory)
@@ -70,7 +83,8 @@ class Bench:
         labels = len(request.label_ids)
         other = (risk * 0.1) / (labels - 2)
         p = [1 - risk, *([other] * (labels - 1))]
-        p[LAYOUT.labels.index("S9")] = risk * 0.9
+        drifts = LAYOUT.control("turn") in request.input_ids and "drift" in self.text_of(request)
+        p[LAYOUT.labels.index("PI" if drifts else "S9")] = risk * 0.9
         return [math.log(x) if not math.isnan(x) else math.nan for x in p]
 
     def _tokens(self, request: GenerateRequest) -> list[int]:
@@ -173,14 +187,58 @@ async def test_a_blocked_query_is_answered_by_the_model(bench: Bench) -> None:
     assert bench.scored()[-1].input_ids[0] == LAYOUT.control("output")
 
 
+async def test_written_responses_take_no_decode(bench: Bench) -> None:
+    guardian = Guardian(
+        manifest=MANIFEST, tokenizer=bench.tokenizer, pool=bench.pool, model_key="tiny", responses="written"
+    )
+    check = Check("how do i build a bomb")
+    verdict = guardian.check(check)
+    answer = guardian.respond(check, verdict)
+    assert answer == await guardian.arespond(check, verdict) == written(check, verdict)
+    assert bench.decoded() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"responses": "writen"}, r"none of model, written \(did you mean 'written'\?\)"),
+        ({"responses": "written", "responder": allow_all()}, "pass one of the two"),
+    ],
+)
+def test_a_wrong_choice_of_responses_is_refused(bench: Bench, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Guardian(manifest=MANIFEST, tokenizer=bench.tokenizer, pool=bench.pool, model_key="tiny", **settings)
+
+
+def test_warming_up_judges_a_word(bench: Bench) -> None:
+    bench.guardian.warm_up()
+    [request] = bench.scored()
+    assert bench.text_of(request) == "Hello"
+
+
+def test_warming_up_tells_of_a_pool_that_is_not_open(tiny_base: Path) -> None:
+    pool = InferencePool()
+    bench = Bench(FastContentTokenizer(tiny_base / "tokenizer.json"), pool)
+    with pytest.raises(PoolClosed):
+        bench.guardian.warm_up()
+
+
+async def test_texts_are_taken_where_checks_are(bench: Bench) -> None:
+    outcomes = bench.guardian.check_many(["hello", Check("a bomb")])
+    assert [one.harmful for one in outcomes if isinstance(one, Verdict)] == [False, True]
+    assert len(await bench.guardian.acheck_many(["hello"])) == 1
+    with pytest.raises(InputError, match="takes a list, got one str; use check"):
+        bench.guardian.check_many("hello")
+
+
 @pytest.mark.parametrize("made", ["First you take a bomb and then you do the rest", "", "No.", "   "])
 async def test_an_unfit_response_is_replaced_by_a_written_one(bench: Bench, made: str) -> None:
     bench.response = made
     check = Check("how do i build a bomb")
     verdict = bench.guardian.check(check)
     for answer in (bench.guardian.respond(check, verdict), await bench.guardian.arespond(check, verdict)):
-        assert "bomb" not in answer
-        assert len(answer.split()) > 8
+        assert answer != made.strip()
+        assert is_written(answer)
 
 
 async def test_other_languages_get_a_written_response_in_their_own(bench: Bench) -> None:
@@ -216,6 +274,39 @@ def test_context_informs_and_is_not_judged_again(bench: Bench) -> None:
     bench.guardian.check(check)
     ids = bench.scored()[-1].input_ids
     assert [i for i, token in enumerate(ids) if token == LAYOUT.control("turn")] == [4, 8]
+
+
+GREETING = (Message("user", "abc"), Message("assistant", "def"))
+
+
+@pytest.mark.parametrize("rail", ["input", "output"])
+async def test_earlier_turns_do_not_change_the_name_of_a_harm(bench: Bench, rail: Rail) -> None:
+    verdict = await both(bench, Check("drift bomb", rail=rail, context=GREETING))
+    assert verdict.hazard == "S9"
+    assert verdict.hazards["PI"] < 0.2 * verdict.risk
+    assert sum(verdict.hazards.values()) == pytest.approx(verdict.risk)
+    assert Policy(hazards={"PI": HazardRule(action="allow")}).action(verdict) == "block"
+
+
+def test_the_name_is_asked_once_more_only_where_there_is_harm_and_a_past(bench: Bench) -> None:
+    checks = [Check("hello", context=GREETING), Check("drift bomb"), Check("drift bomb", context=GREETING)]
+    outcomes = bench.guardian.check_many(checks)
+    assert [outcome.hazard for outcome in outcomes if isinstance(outcome, Verdict)] == ["S9"] * 3
+    assert len(bench.scored()) == len(checks) + 1
+
+
+def test_harm_that_only_the_earlier_turns_show_is_named_by_them(tiny_base: Path) -> None:
+    family = OwnFamily(LAYOUT, FastContentTokenizer(tiny_base / "tokenizer.json"))
+    s1, pi = LAYOUT.labels.index("S1"), LAYOUT.labels.index("PI")
+
+    def row(safe: float, **others: float) -> list[float]:
+        rest = {s1: others.get("S1", 1e-9), pi: others.get("PI", 1e-9), 0: safe}
+        return [math.log(rest.get(i, 1e-9)) for i in range(len(LAYOUT.labels))]
+
+    together = family.read([row(0.05, S1=0.9, PI=0.05)])
+    named = family.name_harm(together, [row(0.99, PI=0.01)])
+    assert named.risk == together.risk
+    assert max(named.shares, key=named.shares.__getitem__) == "S1"
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

@@ -14,7 +14,13 @@ from guardrail_plugin import ConfigError, Guardian, InferencePool  # noqa: E402
 from guardrail_plugin.core.dtype import DTYPES, Dtype, dtype_named, keyed  # noqa: E402
 from guardrail_plugin.models.chat import ChatSource, LocalChat  # noqa: E402
 from guardrail_plugin.models.classifier import load_classifier  # noqa: E402
-from guardrail_plugin.models.load import cpu_multiplies_bfloat16, load_causal_lm, load_merged, torch_dtype  # noqa: E402
+from guardrail_plugin.models.load import (  # noqa: E402
+    cpu_multiplies_bfloat16,
+    load_causal_lm,
+    load_merged,
+    resolve_device,
+    torch_dtype,
+)
 from guardrail_plugin.runnables.chat_model import PoolChatModel  # noqa: E402
 
 
@@ -88,6 +94,30 @@ def test_a_classifier_takes_it_too(tmp_path: Path) -> None:
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     assert load_classifier(tmp_path, device="cpu", pad_id=0).dtype == torch.float32
     assert load_classifier(tmp_path, device="cpu", pad_id=0, dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:0", "torch sees no CUDA device here; `guardrail doctor`"),
+        ("mps", "no MPS here; `guardrail doctor`"),
+        ("gpu", "write cpu, cuda:0 or mps"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        resolve_device(device)
+    assert resolve_device("cpu") == "cpu"
+
+
+def test_a_gpu_beyond_the_last_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_device("cuda:0") == "cuda:0"
+    with pytest.raises(ConfigError, match="sees 1 CUDA device here"):
+        resolve_device("cuda:3")
 
 
 def test_what_the_cpu_can_multiply_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from guardrail_plugin.flow import Blocked
 from guardrail_plugin.observe import JsonFormatter, LogObserver, ObserverCallback, Observers, RailEvent, RequestEvent
 from guardrail_plugin.observe.prometheus import PrometheusMetrics
 from guardrail_plugin.observe.telemetry import Telemetry
-from guardrail_plugin.testing import ScriptedGuardian, verdict
+from guardrail_plugin.testing import ScriptedGuardian, block_all, verdict
 
 SECRET = "my private words about a bomb"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -153,6 +153,17 @@ def test_a_rail_outside_requests_is_traced_on_its_own() -> None:
     Telemetry(tracer_provider=tracers, meter_provider=MeterProvider()).rail(event())
     [span] = exporter.get_finished_spans()
     assert span.name == "guardrail input"
+
+
+def test_blocks_are_logged_under_the_librarys_name(caplog: pytest.LogCaptureFixture) -> None:
+    chain = guard(RunnableLambda(str), guardian=block_all(), policy=Policy(threshold=0.02), output_type=str)
+    with caplog.at_level("INFO"):
+        chain.with_config(callbacks=[ObserverCallback(LogObserver())]).invoke(SECRET)
+    [record] = caplog.records
+    assert (record.name, record.getMessage()) == ("guardrail_plugin.rails", "input rail: block")
+    fields = record.__dict__["guardrail_fields"]
+    assert (fields["policy_threshold"], fields["acted_on"]) == (0.02, "risk")
+    assert SECRET not in caplog.text + str(fields)
 
 
 def test_structured_logs() -> None:

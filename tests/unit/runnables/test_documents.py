@@ -119,6 +119,7 @@ def test_other_inputs_are_refused(wrong: Any) -> None:
     [
         ({"on_harmful": "dorp"}, r"did you mean 'drop'\?"),
         ({"policy": {}}, "policy must be a Policy"),
+        ({"policy": Policy(hazards={"s2": {"action": "allow"}})}, r"did you mean 'S2'\?"),
         ({"metadata_keys": "title"}, "metadata_keys must be a list"),
         ({"on_escalate": 1}, "on_escalate must be a function"),
     ],

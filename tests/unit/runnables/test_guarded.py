@@ -23,9 +23,11 @@ from langchain_core.runnables import (
 )
 
 from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.errors import BlockedError, GuardianError, InputError
-from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianError, InputError
+from guardrail_plugin.core.hazards import Hazard, Taxonomy
+from guardrail_plugin.core.policy import HazardRule, Policy
 from guardrail_plugin.core.verdict import Verdict
+from guardrail_plugin.guardian.cache import CachedGuardian
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.runnables import GuardedRunnable, guard
 from guardrail_plugin.testing import ScriptedGuardian, allow_all, block_all, verdict
@@ -106,6 +108,39 @@ async def test_on_block_that_raises_is_one_items_error() -> None:
     assert [type(o) for o in await chain.abatch(["BOMB", "hi"], return_exceptions=True)] == [LookupError, str]
     with pytest.raises(LookupError):
         chain.invoke("BOMB")
+
+
+async def test_no_response_is_written_for_an_on_block_that_does_not_take_one() -> None:
+    guardian = ScriptedGuardian(RULE)
+    chain = guard(SHOUT, guardian=guardian, on_block=lambda verdict: f"{verdict.hazard if verdict else None}!")
+    assert chain.invoke("BOMB") == await chain.ainvoke("BOMB") == "S9!"
+    assert chain.invoke("DOWN") == "None!"
+    assert guardian.responses == []
+
+
+@pytest.mark.parametrize("name", ["bind_tools", "with_structured_output"])
+def test_a_guarded_model_tells_to_bind_first(name: str) -> None:
+    chain = guard(SHOUT, guardian=allow_all())
+    assert not hasattr(chain, name)
+    with pytest.raises(AttributeError, match=rf"bind first, guard\(model.{name}\("):
+        getattr(chain, name)
+    with pytest.raises(AttributeError, match="no attribute 'bind_tolls'"):
+        chain.bind_tolls  # noqa: B018  # type: ignore[attr-defined]
+
+
+def test_a_guardian_with_hazards_of_its_own_takes_rules_for_them() -> None:
+    policy = Policy(hazards={"gossip": HazardRule(action="allow")})
+    with pytest.raises(ConfigError, match="unknown hazard code 'gossip'"):
+        guard(SHOUT, guardian=allow_all(), policy=policy)
+    guardian = Gossips({})
+    assert guard(SHOUT, guardian=guardian, policy=policy).invoke("hi") == "HI"
+    assert guard(SHOUT, guardian=CachedGuardian(guardian), policy=policy).invoke("hi") == "HI"
+
+
+class Gossips(ScriptedGuardian):
+    """A guardian that names a hazard of its own."""
+
+    taxonomy = Taxonomy.of([Hazard("gossip", "Gossip", "Talk about colleagues.")])
 
 
 async def test_empty_batches() -> None:
@@ -287,6 +322,21 @@ def test_settings_can_be_made_configurable() -> None:
     chain = guard(SHOUT, guardian=ScriptedGuardian(RULE)).configurable_fields(policy=ConfigurableField(id="policy"))
     lax = chain.with_config(configurable={"policy": Policy(threshold=0.95)})
     assert (chain.invoke("BOMB"), lax.invoke("BOMB")) == (BLOCK, "BOMB")
+
+
+def test_a_copy_goes_by_its_own_settings() -> None:
+    strict = guard(CountingChain(), guardian=ScriptedGuardian(RULE), name="shop")
+    lax = strict.model_copy(update={"policy": Policy(threshold=0.95)})
+    assert (strict.invoke("BOMB"), lax.invoke("BOMB")) == (BLOCK, "an answer")
+    assert (lax.name, lax.rails, lax.policy.threshold) == ("shop", ("input",), 0.95)
+    other = strict.model_copy(update={"guardian": allow_all(), "rails": ("input", "output")})
+    assert other.invoke("BOMB") == "an answer"
+    with pytest.raises(BlockedError):
+        strict.model_copy(update={"on_block": "raise"}).invoke("BOMB")
+    assert strict.model_copy(deep=True).invoke("BOMB") == BLOCK
+    for wrong in ({"polcy": Policy()}, {"rails": ("inputs",)}, {"guardian": ScriptedGuardian}):
+        with pytest.raises(ConfigError):
+            strict.model_copy(update=wrong)
 
 
 def test_assign_and_map() -> None:

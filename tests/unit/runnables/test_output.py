@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Optional, Union
 
 import pytest
@@ -143,6 +144,10 @@ async def aon_block(*_: object) -> str:
         ({"guardian": NoResponder()}, "guardian=NoResponder has no respond, arespond"),
         ({"guardian": None}, "guardian=NoneType has no check_many"),
         ({"policy": {"on_block": "raise"}}, "policy must be a Policy, got dict"),
+        ({"policy": "pol.toml"}, r"got str; write Policy.from_toml\(Path\('pol.toml'\)\)"),
+        ({"policy": Path("pol.toml")}, r"Path; write Policy.from_toml\(Path\('pol.toml'\)\)"),
+        ({"policy": Policy(hazards={"S99": {"action": "allow"}})}, r"'S99' \(did you mean 'S9'\?\)"),
+        ({"on_block": lambda: "no arguments"}, "on_block must be a function of the verdict"),
         ({"on_block": "rase"}, r"on_block='rase' is none of respond, raise \(did you mean 'raise'\?\)"),
         ({"on_block": aon_block}, "on_block must be a plain function"),
         ({"on_uncheckable": "alow"}, r"on_uncheckable='alow' .* \(did you mean 'allow'\?\)"),

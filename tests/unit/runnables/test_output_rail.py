@@ -187,7 +187,7 @@ async def test_the_chains_error_passes_and_what_was_held_does_not() -> None:
     outputs = safe(
         RunnableLambda(lambda text: 1 / len(text)), rails=("output",), output_text=str, on_block="raise"
     ).batch(["hi", ""], return_exceptions=True)
-    assert [type(output) for output in outputs] == [float, ZeroDivisionError]
+    assert [getattr(output, "kind", output) for output in outputs] == [0.5, "ZeroDivisionError"]
 
 
 def thinking(*parts: tuple[str, str]) -> list[AIMessageChunk]:

@@ -330,6 +330,7 @@ async def test_streaming_a_tool_gives_its_judged_output() -> None:
         ({"tool": 7}, "cannot guard a int"),
         ({"guardian": ScriptedGuardian}, "pass an instance"),
         ({"policy": {}}, "policy must be a Policy"),
+        ({"policy": Policy(hazards={"s2": {"action": "allow"}})}, r"did you mean 'S2'\?"),
         ({"tools": {"allow": []}}, "tools must be a ToolPolicy"),
         ({"handle": "rase"}, r"did you mean 'raise'\?"),
         ({"on_escalate": "x"}, "on_escalate must be a function"),

@@ -22,7 +22,7 @@ from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, Stri
 from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Uncheckable
-from guardrail_plugin.runnables.content import kinds_in, text_in
+from guardrail_plugin.runnables.content import text_in
 from guardrail_plugin.runnables.views import read_input
 
 H, A, S = HumanMessage, AIMessage, SystemMessage
@@ -100,7 +100,7 @@ UNCHECKABLE: dict[str, tuple[object, str]] = {
     "image only": ([H([IMAGE])], "only image_url"),
     "image and blank text": ([H([IMAGE, {"type": "text", "text": " "}])], "image_url"),
     "several kinds": (H([IMAGE, {"type": "audio"}, {"type": SECRET}]), "only image_url, audio, other"),
-    "image prompt": (ImagePromptValue(image_url={"url": SECRET}), "no text"),
+    "image prompt": (ImagePromptValue(image_url={"url": SECRET}), "only image_url"),
     "empty value": ({"question": ""}, "no text"),
     "latest turn is an image": ([H(SECRET), A("nice"), H([IMAGE])], "only image_url"),
 }
@@ -159,16 +159,20 @@ CONTENT: dict[str, tuple[object, str]] = {
     "strings and blocks": (["a", {"type": "text", "text": "b"}, IMAGE, "c"], "abc"),
     "openai responses": ([{"type": "input_text", "text": "hi"}], "hi"),
     "bedrock": ([{"text": "hi"}], "hi"),
-    "bedrock document": ([{"document": {"name": "x", "source": {"text": "hi"}}}], "hi"),
+    "bedrock document": ([{"document": {"name": "x", "source": {"text": "hi"}}}], "x\nhi"),
     "plain text block": ([{"type": "text-plain", "mime_type": "text/plain", "text": "hi"}], "hi"),
     "anthropic text document": ([{"type": "document", "source": {"type": "text", "data": "hi"}}], "hi"),
     "anthropic content document": ([{"type": "document", "source": {"type": "content", "content": ["hi"]}}], "hi"),
-    "anthropic title": ([{"type": "document", "title": "hi", "source": {"type": "base64", "data": "aGk="}}], "hi"),
+    "anthropic title": (
+        [{"type": "document", "title": "hi", "source": {"type": "base64", "data": "JVBERi0AAP8="}}],
+        "hi",
+    ),
     "tool result": ([{"type": "tool_result", "content": [{"type": "text", "text": "hi"}]}], "hi"),
     "non-standard": ([{"type": "non_standard", "value": {"text": "hi"}}], "hi"),
     "two places": ([{"type": "text", "text": "a", "content": "b"}], "ab"),
     "image": ([{"type": "image", "source": {"type": "base64", "data": "aGk="}}], ""),
-    "not text": ([{"type": "text", "text": 7}, 7, None, b"hi"], ""),
+    "bytes of a file": ([{"type": "file", "mime_type": "application/pdf", "data": b"%PDF\x00"}], ""),
+    "not text": ([{"type": "text", "text": 7}, 7, None, b"\x00\xff"], ""),
 }
 
 
@@ -179,15 +183,33 @@ def test_every_block_that_a_provider_shows_as_text_is_read(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["hi", ["a", "b"], [{"type": "text", "text": "a"}, IMAGE], [{"type": "reasoning", "reasoning": "r"}]]
+    "content", ["hi", ["a", "b"], [{"type": "text", "text": "a"}, IMAGE], [{"type": "text", "text": "a", "id": "lc_1"}]]
 )
 def test_standard_blocks_read_as_langchain_reads_them(content: list[str | dict[str, Any]]) -> None:
     assert text_in(content) == AIMessageChunk(content=content).text
 
 
-def test_blocks_nested_without_end_are_given_up() -> None:
-    block: dict[str, object] = {"text": "deep"}
-    for _ in range(2000):
+@pytest.mark.parametrize(("levels", "read"), [(5, True), (100, True), (2000, False)])
+def test_blocks_are_read_however_deep_they_are_nested_or_refused(levels: int, read: bool) -> None:
+    block: dict[str, object] = {"text": SECRET}
+    for _ in range(levels):
         block = {"content": [block]}
-    assert text_in([block]) == ""
-    assert kinds_in([[{"type": "document", **block}]]) == ["document"]
+    if read:
+        assert SECRET in text_in([block])
+        return
+    with pytest.raises(InputError) as caught:
+        text_in([block])
+    assert SECRET not in str(caught.value)
+
+
+def test_thoughts_and_calls_of_earlier_answers_are_no_context() -> None:
+    said = A(
+        [
+            {"type": "thinking", "thinking": "hm", "signature": "x"},
+            {"type": "text", "text": "b"},
+            {"type": "tool_use", "id": "1", "name": "search", "input": {"q": "tea"}},
+        ]
+    )
+    found = read_input([H("a"), said, H("c")])
+    assert isinstance(found, Check)
+    assert found.context == turns(("user", "a"), ("assistant", "b"))

@@ -1,0 +1,130 @@
+"""What a request holds beside the latest turn. A client writes all of it, and can write what never happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from guardrail_gateway.bodies import as_object
+from guardrail_gateway.problems import Problem
+from guardrail_gateway.settings import GatewayRail, GatewaySettings
+from guardrail_plugin import Check, InputError, Message
+from guardrail_plugin.runnables.views import read_messages
+
+_THOUGHTS = ("reasoning_content", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierTurn:
+    """A user turn before the latest one, as it was judged when it was the latest.
+
+    Attributes:
+        messages: where it stands, and the texts with which it was answered: they go with it if it is withheld.
+    """
+
+    check: Check
+    messages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What of a request is judged beside its latest turn.
+
+    Attributes:
+        beside: what is asked with it: the beginning of the answer, put into the model's mouth, and names of speakers.
+        system: system and developer messages, each on its own.
+        earlier: earlier user turns.
+        tool_outputs: by message, what tools returned before the model last spoke.
+    """
+
+    beside: tuple[Check, ...] = ()
+    system: tuple[Check, ...] = ()
+    earlier: tuple[EarlierTurn, ...] = ()
+    tool_outputs: Mapping[int, Check] = field(default_factory=dict)
+
+    def under(self, rails: Sequence[GatewayRail]) -> History:
+        """Return what these rails judge of it."""
+        judged = self if "input" in rails else History(tool_outputs=self.tool_outputs)
+        return judged if "tool_output" in rails else replace(judged, tool_outputs={})
+
+
+NOTHING = History()
+
+
+def read_history(messages: Sequence[object], settings: GatewaySettings, *, instructions: str = "") -> History:
+    """Read a conversation beside its latest turn.
+
+    Args:
+        instructions: a system message that stands elsewhere in the request.
+
+    Raises:
+        Problem: 422, it holds something that is no message.
+    """
+    try:
+        said = read_messages(messages)
+    except InputError as error:
+        raise Problem.of(error) from None
+    roles = [message.role for message in said]
+    turns = settings.context_turns
+    system = [message.text for message in said if message.role == "system"] if "user" in roles else []
+    if settings.trust_system:
+        system, instructions = [], ""
+    beside = _names(messages, roles, trusted=settings.trust_system)
+    # Without a user turn all that is there is judged as one.
+    stop = len(roles) - roles[::-1].index("user") if "user" in roles else len(roles)
+    begun = "\n".join(
+        _all_said(messages[i], said[i]) for i in range(stop, len(said)) if roles[i] == "assistant"
+    ).strip()
+    if begun:
+        beside.append(Check(begun, rail="input", context=_context(said[:stop], turns)))
+    old: dict[int, Check] = {}
+    if settings.history == "all":
+        spoke = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
+        old = {i: Check(said[i].text, rail="tool_output") for i in range(spoke) if roles[i] == "tool"}
+    return History(
+        beside=tuple(beside),
+        system=tuple(Check(text, rail="input") for text in [instructions, *system] if text.strip()),
+        earlier=_earlier(said[:stop], turns) if settings.history == "all" and "user" in roles else (),
+        tool_outputs=old,
+    )
+
+
+def _earlier(said: Sequence[Message], turns: int) -> tuple[EarlierTurn, ...]:
+    """Return all turns but the last: each is what users said between two messages of the model."""
+    found: list[tuple[Check, list[int]]] = []
+    spoken: list[Message] = []
+    turn: list[int] = []
+    before: tuple[Message, ...] = ()
+    for index, message in enumerate(said):
+        if message.role == "assistant":
+            text = "\n".join(said[i].text for i in turn)
+            if text.strip():
+                found.append((Check(text, rail="input", context=before), turn))
+            turn = []
+            if message.text.strip():
+                spoken.append(message)
+                if found:
+                    found[-1][1].append(index)
+            before = tuple(spoken[-turns:]) if turns else ()
+        elif message.role == "user" and message.text:
+            turn.append(index)
+            spoken += [message] if message.text.strip() else []
+    return tuple(EarlierTurn(check, tuple(messages)) for check, messages in found)
+
+
+def _context(said: Sequence[Message], turns: int) -> tuple[Message, ...]:
+    spoken = [message for message in said if message.role in ("user", "assistant") and message.text.strip()]
+    return tuple(spoken[-turns:]) if turns else ()
+
+
+def _all_said(message: object, said: Message) -> str:
+    """Return what the model is told that it has said, and thought."""
+    thought = [as_object(message).get(key) for key in _THOUGHTS]
+    return "\n".join([*(text for text in thought if isinstance(text, str)), said.text]).strip()
+
+
+def _names(messages: Sequence[object], roles: Sequence[str], *, trusted: bool) -> list[Check]:
+    whose = ("user",) if trusted else ("user", "system")
+    given = [as_object(message).get("name") for message, role in zip(messages, roles, strict=True) if role in whose]
+    names = dict.fromkeys(name for name in given if isinstance(name, str) and name.strip())
+    return [Check("\n".join(names), rail="input")] if names else []

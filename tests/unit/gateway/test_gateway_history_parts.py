@@ -1,0 +1,61 @@
+"""How a conversation is read beside its latest turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardrail_gateway import GatewaySettings
+from guardrail_gateway.history import read_history
+from guardrail_gateway.reading import read_question
+from guardrail_plugin import Check
+
+Turn = dict[str, Any]
+turns = st.lists(
+    st.builds(
+        lambda role, text: {"role": role, "content": text, "tool_call_id": "c"},
+        st.sampled_from(["user", "assistant", "system", "tool"]),
+        st.sampled_from(["", " ", "a", "b c", "d"]),
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(turns, st.integers(min_value=0, max_value=4))
+def test_an_earlier_turn_is_judged_as_it_was_when_it_was_new(messages: list[Turn], context: int) -> None:
+    told = GatewaySettings(context_turns=context)
+    whole = [*messages, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "last"}]
+    history = read_history(whole, told)
+    for turn in history.earlier:
+        first_reply = next(i for i in range(turn.messages[0], len(whole)) if whole[i]["role"] == "assistant")
+        assert read_question(whole[:first_reply], context_turns=context) == turn.check
+
+
+@settings(max_examples=200, deadline=None)
+@given(turns)
+def test_all_that_a_client_can_make_up_is_judged(messages: list[Turn]) -> None:
+    history, question = read_history(messages, GatewaySettings()), read_question(messages, context_turns=6)
+    judged = "\n".join(
+        check.text
+        for check in (
+            *([question] if isinstance(question, Check) else []),
+            *history.beside,
+            *history.system,
+            *(turn.check for turn in history.earlier),
+            *history.tool_outputs.values(),
+        )
+    )
+    users = [index for index, turn in enumerate(messages) if turn["role"] == "user"]
+    for index, turn in enumerate(messages):
+        begun = turn["role"] == "assistant" and users and index > users[-1]
+        if turn["role"] in ("user", "system") or begun:
+            assert turn["content"].strip() in judged
+
+
+def test_nobody_speaks_but_the_system() -> None:
+    messages = [{"role": "system", "content": "Be kind."}]
+    assert read_history(messages, GatewaySettings()).system == ()
+    assert read_question(messages, context_turns=6) == Check("Be kind.")

@@ -1,0 +1,354 @@
+"""What a chain behind an output rail raises: never the unjudged answer, on no path and in no trace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from langchain_core.exceptions import OutputParserException
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
+from langchain_core.tracers.base import BaseTracer
+from pydantic import BaseModel, PrivateAttr
+
+from guardrail_plugin import ChainError, InputError
+from guardrail_plugin.runnables import guard, guard_model
+from guardrail_plugin.testing import ScriptedGuardian, allow_all, verdict
+from guardrail_plugin.testing.models import ScriptedModel
+
+EVIL = "EVIL steps, no JSON"
+
+
+class Recorder(BaseTracer):
+    """Keeps the run trees of its roots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.roots: list[Any] = []
+
+    def _persist_run(self, run: Any) -> None:
+        self.roots.append(run)
+
+    def text(self) -> str:
+        """Return all that the runs hold."""
+
+        def walk(runs: list[Any]) -> Iterator[str]:
+            for run in runs:
+                yield repr((run.name, run.error, run.outputs, run.events, run.extra))
+                yield from walk(run.child_runs)
+
+        return "\n".join(walk(self.roots))
+
+
+class Answer(BaseModel):
+    text: str
+
+
+class OwnError(Exception):
+    """An error that an application raises."""
+
+
+def status(code: int, text: str = "") -> openai.APIStatusError:
+    kind = {400: openai.BadRequestError, 429: openai.RateLimitError, 500: openai.InternalServerError}[code]
+    request = httpx2.Request("POST", "http://localhost/v1")
+    return kind(f"status {code} {text}", response=httpx2.Response(code, request=request), body=None)
+
+
+def failing(error: Callable[[str], BaseException]) -> Callable[[Any], Any]:
+    def run(said: Any) -> Any:
+        raise error(said if isinstance(said, str) else said.text)
+
+    return run
+
+
+def while_parsing(error: Exception, *, cause: bool = False) -> Callable[[Any], Any]:
+    """Raise it while a parser's error is handled, as those do that ask the model again."""
+
+    def run(said: Any) -> Any:
+        try:
+            raise OutputParserException(said.text, llm_output=said.text)
+        except OutputParserException as parsing:
+            if cause:
+                raise error from parsing
+            raise error  # noqa: B904  that is the case
+
+    return run
+
+
+def safe(chain: Any, **settings: Any) -> Runnable[Any, Any]:
+    judge = ScriptedGuardian(lambda check: verdict(risk=0.9, hazard="S1") if "EVIL" in check.text else verdict())
+    settings = {"rails": ("input", "output"), "output_text": json.dumps, "on_block": "raise", **settings}
+    return guard(chain, guardian=judge, **settings)
+
+
+def holds(error: BaseException | None) -> bool:
+    """Tell whether the text is anywhere in an error, or in what it was raised from."""
+    if error is None:
+        return False
+    shown = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
+    return EVIL in shown or holds(error.__cause__) or holds(error.__context__)
+
+
+async def _stream(chain: Any, config: Any) -> None:
+    async for _ in chain.astream("hi", config):
+        pass
+
+
+async def _events(chain: Any, config: Any) -> None:
+    async for event in chain.astream_events("hi", config, version="v2"):
+        assert EVIL not in repr(event)
+
+
+PATHS: dict[str, Callable[[Any, Any], Any]] = {
+    "invoke": lambda chain, config: chain.invoke("hi", config),
+    "batch": lambda chain, config: chain.batch(["hi", "you"], config),
+    "batch, one": lambda chain, config: chain.batch(["hi"], config),
+    "stream": lambda chain, config: list(chain.stream("hi", config)),
+    "ainvoke": lambda chain, config: chain.ainvoke("hi", config),
+    "abatch": lambda chain, config: chain.abatch(["hi", "you"], config),
+    "astream": _stream,
+    "astream_events": _events,
+}
+
+
+async def raised(chain: Any, path: str, config: Any = None) -> Exception:
+    try:
+        result = PATHS[path](chain, config)
+        if asyncio.iscoroutine(result):
+            await result
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def reading(chunks: Iterator[Any]) -> Iterator[str]:
+    for chunk in chunks:
+        yield Path(chunk.text).read_text()
+
+
+async def areading(chunks: AsyncIterator[Any]) -> AsyncIterator[str]:
+    async for chunk in chunks:
+        for text in reading(iter([chunk])):
+            yield text
+
+
+MODEL = ScriptedModel([EVIL])
+PARSER = PydanticOutputParser(pydantic_object=Answer)
+UNHEARD = RunnableLambda(lambda _: EVIL)
+QUOTING: dict[str, tuple[Runnable[Any, Any], str]] = {
+    "pydantic parser": (MODEL | RunnableLambda(PARSER.invoke), "OutputParserException"),
+    "validation": (MODEL | (lambda said: Answer.model_validate_json(said.text)), "ValidationError"),
+    "json": (MODEL | (lambda said: json.loads(said.text)), "JSONDecodeError"),
+    "own error": (MODEL | RunnableLambda(failing(OwnError)), "OwnError"),
+    "provider's 400": (MODEL | RunnableLambda(failing(lambda text: status(400, text))), "BadRequestError"),
+    "no file of that name": (MODEL | (lambda said: Path(said.text).read_text()), "FileNotFoundError"),
+    "a model that nobody hears": (UNHEARD | RunnableLambda(failing(ValueError)), "ValueError"),
+    "a parser after one": (UNHEARD | RunnableLambda(PARSER.invoke), "OutputParserException"),
+    "own error from a parser's": (MODEL | RunnableLambda(while_parsing(OwnError())), "OwnError"),
+    "generator": (MODEL | RunnableGenerator(reading, areading), "FileNotFoundError"),
+    "a rail inside": (guard(MODEL, guardian=allow_all(), rails=("output",)) | failing(OwnError), "OwnError"),
+    "Groq's 400": (UNHEARD | failing(lambda text: status(400, f"failed_generation: {text}")), "BadRequestError"),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("case", QUOTING)
+async def test_what_may_quote_the_answer_becomes_a_chain_error(case: str, path: str) -> None:
+    chain, kind = QUOTING[case]
+    recorder = Recorder()
+    error = await raised(safe(chain), path, {"callbacks": [recorder]})
+    assert isinstance(error, ChainError)
+    assert error.kind == kind
+    assert error.__context__ is None
+    assert not holds(error)
+    assert recorder.roots
+    assert "ChainError" in recorder.text()
+    assert EVIL not in recorder.text()
+
+
+@pytest.mark.parametrize("settings", [{"overlap": True}, {"overlap": True, "rails": ("input",)}])
+@pytest.mark.parametrize("path", [path for path in PATHS if "batch" not in path])
+async def test_beside_the_guardian_too(path: str, settings: dict[str, Any]) -> None:
+    recorder = Recorder()
+    error = await raised(safe(QUOTING["pydantic parser"][0], **settings), path, {"callbacks": [recorder]})
+    assert isinstance(error, ChainError)
+    assert not holds(error)
+    assert EVIL not in recorder.text()
+
+
+async def test_json_parsers_of_whole_answers() -> None:
+    chain = safe(MODEL | JsonOutputParser())
+    for path in ("invoke", "ainvoke", "batch", "abatch"):
+        error = await raised(chain, path)
+        assert (type(error), holds(error)) == (ChainError, False)
+
+
+@pytest.mark.parametrize("path", ["batch", "abatch"])
+async def test_each_input_has_its_own_error(path: str) -> None:
+    prompt = ChatPromptTemplate.from_messages([("human", "{question}")])
+    chain = safe(prompt | MODEL | JsonOutputParser(), input_key=str)
+    work = getattr(chain, path)([{"question": "a"}, {"other": "b"}], return_exceptions=True)
+    parsed, unasked = await work if path == "abatch" else work
+    assert isinstance(parsed, ChainError)
+    assert not holds(parsed)
+    assert isinstance(unasked, KeyError)
+    assert "question" in str(unasked)
+
+
+SPOKEN: dict[str, Exception] = {
+    "429": status(429),
+    "500": status(500),
+    "time": TimeoutError("late"),
+    "connection": ConnectionError("lost"),
+    "HTTP": httpx2.ConnectError("lost"),
+    "OpenAI's connection": openai.APIConnectionError(request=httpx2.Request("POST", "http://localhost")),
+    "own": InputError("one of the library's own"),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("case", SPOKEN)
+async def test_what_came_in_place_of_an_answer_passes(case: str, path: str) -> None:
+    error = SPOKEN[case]
+    told = await raised(safe(MODEL | failing(lambda _: error)), path)
+    assert (type(told), str(told)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize("cause", [False, True])
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_error_that_passes_leaves_behind_what_it_came_from(path: str, cause: bool) -> None:
+    recorder = Recorder()
+    chain = safe(MODEL | RunnableLambda(while_parsing(status(429), cause=cause)))
+    error = await raised(chain, path, {"callbacks": [recorder]})
+    assert isinstance(error, openai.RateLimitError)
+    assert not holds(error)
+    assert EVIL not in recorder.text()
+
+
+class Broken(ScriptedModel):
+    """Fails instead of answering."""
+
+    _error: Callable[[str], Any] = PrivateAttr(default=OwnError)
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._error(EVIL if self._error is not OwnError else "before a word")
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        self._generate()
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Any:
+        yield self._generate()
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> Any:
+        yield self._generate()
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_before_a_word_everything_passes(path: str) -> None:
+    early: dict[str, tuple[Runnable[Any, Any], type[Exception]]] = {
+        "model": (Broken([]) | JsonOutputParser(), OwnError),
+        "step": (RunnableLambda(failing(OwnError)) | MODEL, OwnError),
+        "prompt": (ChatPromptTemplate.from_messages([("human", "{a} {b}")]) | MODEL, TypeError),
+        "model inside a function": (RunnableLambda(lambda text: Broken([]).invoke(text)), OwnError),
+        "bound": (RunnableLambda(failing(OwnError)) | MODEL.bind(stop=["x"]), OwnError),
+        "fallbacks": (RunnableLambda(failing(OwnError)) | MODEL.with_fallbacks([MODEL]), OwnError),
+    }
+    for case, (chain, kind) in early.items():
+        error = await raised(safe(chain), path)
+        assert isinstance(error, kind), (case, error)
+
+
+async def test_retries_and_fallbacks_know_a_providers_error() -> None:
+    tries: list[int] = []
+
+    def ask(_: Any) -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise status(429)
+        return "an answer"
+
+    settings: dict[str, Any] = {"output_text": None, "output_type": str}
+    retried = safe(RunnableLambda(ask), **settings).with_retry(
+        retry_if_exception_type=(openai.RateLimitError,), wait_exponential_jitter=False, stop_after_attempt=3
+    )
+    assert retried.invoke("hi") == "an answer"
+    tries.clear()
+    other = safe(RunnableLambda(lambda _: "another"), **settings)
+    chosen = safe(RunnableLambda(ask), **settings).with_fallbacks([other], exceptions_to_handle=(openai.APIError,))
+    assert await chosen.ainvoke("hi") == "another"
+
+
+async def test_a_guarded_model_tells_no_text_either() -> None:
+    quoting = Broken([])
+    quoting._error = Answer.model_validate_json
+    for inner, kind in ((quoting, ChainError), (Broken([]), OwnError)):
+        model = guard_model(inner, guardian=allow_all())
+        for path in ("invoke", "ainvoke", "stream", "astream"):
+            recorder = Recorder()
+            error = await raised(model, path, {"callbacks": [recorder]})
+            assert isinstance(error, kind), path
+            assert not holds(error)
+            assert EVIL not in recorder.text()
+
+
+def test_control_flow_passes_after_a_word() -> None:
+    errors = pytest.importorskip("langgraph.errors")
+    for error in (errors.GraphInterrupt(()), errors.ParentCommand(None), KeyboardInterrupt(), asyncio.CancelledError()):
+        with pytest.raises(type(error)):
+            safe(MODEL | failing(lambda _, error=error: error)).invoke("hi")
+
+
+def test_without_the_output_rail_nothing_changes() -> None:
+    with pytest.raises(OutputParserException):
+        safe(MODEL | JsonOutputParser(), rails=("input",), output_text=None).invoke("hi")
+
+
+def test_an_error_that_cannot_be_looked_at_is_withheld() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError(EVIL)
+
+    with pytest.raises(ChainError) as caught:
+        safe(RunnableLambda(failing(lambda _: Mute())) | MODEL).invoke("hi")
+    assert caught.value.kind == "Mute"
+
+
+def test_a_readers_error_holds_no_answer() -> None:
+    with pytest.raises(InputError) as caught:
+        safe(RunnableLambda(lambda _: EVIL), output_text=failing(ValueError)).invoke("hi")
+    assert not holds(caught.value)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_graph_behind_the_rail(path: str) -> None:
+    graphs = pytest.importorskip("langgraph.graph")
+    errors = pytest.importorskip("langgraph.errors")
+
+    def answers(state: Any) -> Any:
+        return {"messages": [MODEL.invoke("hi")]}
+
+    def fails(state: Any) -> Any:
+        raise OwnError(state["messages"][-1].text)
+
+    for node, kind in ((fails, ChainError), (answers, errors.GraphRecursionError)):
+        graph = graphs.StateGraph(graphs.MessagesState)
+        graph.add_node("model", answers)
+        graph.add_node("next", node)
+        graph.add_edge(graphs.START, "model")
+        graph.add_edge("model", "next")
+        graph.add_edge("next", "model")
+        chain = RunnableLambda(lambda text: {"messages": [("user", text)]}) | graph.compile()
+        recorder = Recorder()
+        rail = safe(chain, output_text=lambda state: state["messages"][-1].text)
+        error = await raised(rail, path, {"callbacks": [recorder], "recursion_limit": 4})
+        assert type(error) is kind, error
+        assert not holds(error)
+        assert EVIL not in recorder.text()
