@@ -20,7 +20,7 @@ from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn, StepTu
 
 _NO_ROOM: dict[Fit, str] = {"full": "the queue is full", "over share": "this tenant's part of the queue is full"}
 
-_UNMEASURED_ROWS = 4
+_UNMEASURED_ROWS = 16
 
 
 class JobQueue(Ledger):

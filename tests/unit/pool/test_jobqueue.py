@@ -198,9 +198,9 @@ def test_nothing_shows_token_ids() -> None:
 
 def test_the_first_batch_is_small_so_that_the_speed_is_soon_known() -> None:
     bench = Bench(max_queued=64, max_batch=32)
-    bench.queue.admit([bench.score(ident, timeout_s=60.0) for ident in range(40)], wait=False)
+    bench.queue.admit([bench.score(ident, timeout_s=60.0) for ident in range(60)], wait=False)
     rows = bench.take()
-    assert len(rows) == 4
+    assert len(rows) == 16
     bench.run(rows, seconds=1.0)
     assert len(bench.take()) == 32
 
