@@ -71,10 +71,11 @@ class ChainError(GuardrailError):
         place: the module and line that raised it.
     """
 
-    def __init__(self, kind: str, *, place: str) -> None:
+    def __init__(self, kind: str, *, place: str, advice: str | None = None) -> None:
         self.kind = kind
         self.place = place
-        super().__init__(f"the guarded chain raised {kind} at {place}; its message may quote the model and is withheld")
+        why = advice or "its message may quote the model and is withheld"
+        super().__init__(f"the guarded chain raised {kind} at {place}; {why}")
 
 
 class GuardianError(GuardrailError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import BlockedError, GuardianError, GuardrailError, InputError, PoolError
@@ -28,10 +30,13 @@ from guardrail_plugin.guardian.protocol import CheckOutcome
 BLOCKED_RESPONSE = "I can't help with this request."
 UNJUDGED_RESPONSE = "I can't answer right now, because the safety check could not be completed. Please try again later."
 UNCHECKABLE_RESPONSE = "I can only answer messages that contain text. Please say in words what you need."
+UNCHECKABLE_BESIDE = "I can only check text, so I can't take the image or file beside it. Please send the text alone."
 UNCHECKABLE_ANSWER = "I can't show this answer, because it holds no text that could be checked."
 TOO_LONG_ANSWER = (
     "I can't show this answer, because it is too long to be checked in full. Please ask for less at a time."
 )
+
+logger = logging.getLogger("guardrail_plugin")
 
 _STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
 
@@ -42,9 +47,11 @@ class Uncheckable:
 
     Attributes:
         reason: what was found instead, and what the caller can do. Holds no user text.
+        beside: it stands beside text that can be judged.
     """
 
     reason: str
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +90,7 @@ def input_rail(
     if isinstance(subject, InputError):
         return Failed("input", subject)
     if isinstance(subject, Uncheckable):
-        return unjudged(InputError(subject.reason), rail="input", rules=rules)
+        return _uncheckable(subject, rules)
     answer = yield Classify(subject, policy.timeout_s)
     if not isinstance(answer, Verdict):
         error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
@@ -118,7 +125,7 @@ def settle(
 ) -> Steps[Outcome]:
     """Decide about parts that have been judged: the strictest part speaks for all."""
     missing: GuardrailError | None = None
-    worst: tuple[tuple[int, float], Check, Verdict] | None = None
+    worst: tuple[tuple[int, bool, float], Check, Verdict] | None = None
     for check, outcome in zip(checks, outcomes, strict=True):
         if isinstance(outcome, GuardrailError):
             refused = unjudged(outcome, rail=check.rail, rules=rules)
@@ -126,7 +133,13 @@ def settle(
                 return refused
             missing = outcome
             continue
-        rank = (_STRICTNESS[rules.policy.action(outcome)], outcome.risk - rules.policy.threshold_for(outcome))
+        ruling = rules.policy.ruling(outcome)
+        # What was found says more than that some part was too long.
+        rank = (
+            _STRICTNESS[ruling.action],
+            ruling.cause != "truncated",
+            outcome.risk - rules.policy.threshold_for(outcome),
+        )
         if worst is None or rank > worst[0]:
             worst = (rank, check, outcome)
     if worst is None:
@@ -165,6 +178,23 @@ def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = N
         # The verdict stands whatever became of the responder.
         response = BLOCKED_RESPONSE
     return Blocked(check.rail, response, verdict, action, ruling=ruling)
+
+
+def _uncheckable(subject: Uncheckable, rules: Rules) -> Outcome:
+    outcome = unjudged(InputError(subject.reason), rail="input", rules=rules)
+    if not subject.beside or isinstance(outcome, Allowed):
+        return outcome
+    _warn_of_what_is_beside()
+    return replace(outcome, response=UNCHECKABLE_BESIDE) if isinstance(outcome, Blocked) else outcome
+
+
+@cache
+def _warn_of_what_is_beside() -> None:
+    """Name the setting, once a process: by default every message with an image is refused."""
+    logger.warning(
+        "a message with an image or file beside its text was refused, because no rail can check these; to let them "
+        'pass unchecked, set on_uncheckable="allow" (README, "What it does not do")'
+    )
 
 
 def unjudged(error: GuardrailError, *, rail: Rail, rules: Rules) -> Outcome:

@@ -92,9 +92,15 @@ class _Verdicts:
     outcomes: Sequence[CheckOutcome]
 
 
-@dataclass(frozen=True, slots=True)
 class _Broken:
-    error: BaseException
+    """An error on its way to the reader. It is let go of when it is raised: its traceback would hold it in turn."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._errors = [error]
+
+    def again(self) -> None:
+        """Raise it."""
+        raise self._errors.pop()
 
 
 class _End:
@@ -114,7 +120,7 @@ class _Desk(Generic[C]):
         self._guardian = guardian
         self._timeout_s = timeout_s
         self._source = source
-        self._pump = asyncio.create_task(self._read())
+        self._pump: asyncio.Task[None] | None = asyncio.create_task(self._read())
         self._judge: asyncio.Task[None] | None = None
 
     async def _read(self) -> None:
@@ -163,11 +169,18 @@ class _Desk(Generic[C]):
             self._owed = 0
 
     async def close(self) -> None:
-        """Cancel and await what still runs. Idempotent."""
+        """Cancel and await what still runs, and let go of it. Idempotent.
+
+        Chains do not close the streams inside them: those end when nothing refers to them, and a cancelled task's
+        error does, through its traceback.
+        """
         running = [task for task in (self._pump, self._judge) if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        self._pump = self._judge = None
+        while not self.inbox.empty():
+            self.inbox.get_nowait()
 
 
 async def ahold(
@@ -188,8 +201,8 @@ async def ahold(
             chunks = 0
             for event in await desk.events():
                 if isinstance(event, _Broken):
-                    raise event.error
-                if isinstance(event, _Verdicts):
+                    event.again()
+                elif isinstance(event, _Verdicts):
                     machine.judged(event.outcomes)
                 elif machine.stopped:
                     continue

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianError, GuardrailError
+from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianError, GuardrailError, InputError
 from guardrail_plugin.core.verdict import Action, Verdict
 from guardrail_plugin.flow.effects import Classify, Escalate, Steps, Told
 from guardrail_plugin.flow.outcomes import Allowed, Blocked, Edited, Failed, Outcome
@@ -19,6 +19,9 @@ OUTPUT_BLOCKED = "The tool's output was withheld by a safety check{hazard}."
 CALL_TOO_LONG = "This tool call was not made, because its arguments are too long to be checked in full."
 OUTPUT_TOO_LONG = (
     "The tool's output was withheld, because it is too long to be checked in full. Ask for less at a time."
+)
+OUTPUT_UNCHECKABLE = (
+    "The tool's output was withheld, because it holds a file that cannot be checked. Ask for its text alone."
 )
 OUTPUT_UNJUDGED = "The tool's output was withheld, because the safety check could not be completed."
 
@@ -96,11 +99,22 @@ def tool_call_rail(check: Check, *, name: str, tools: ToolPolicy, rules: Rules) 
     return (yield from _judged(check, rules=rules, must_ask=must_ask, reasons=_CALL))
 
 
-def tool_output_rail(check: Check, *, rules: Rules) -> Steps[Outcome]:
-    """Decide whether a model may read what a tool, or a document, says. Empty text needs no verdict."""
-    if not check.text.strip():
-        return Allowed(check.rail)
-    return (yield from _judged(check, rules=rules, must_ask=False, reasons=_OUTPUT))
+def tool_output_rail(check: Check, *, rules: Rules, files: Sequence[str] = ()) -> Steps[Outcome]:
+    """Decide whether a model may read what a tool, or a document, says. Empty text needs no verdict.
+
+    Args:
+        files: kinds of files in it that a model may read and no rail can: ``rules.on_uncheckable`` decides. Images,
+            audio and video are none of these.
+    """
+    outcome: Outcome = Allowed(check.rail)
+    if check.text.strip():
+        outcome = yield from _judged(check, rules=rules, must_ask=False, reasons=_OUTPUT)
+    passes = outcome.verdict is not None and rules.on_uncheckable == "allow"
+    if not files or passes or not isinstance(outcome, Allowed):
+        return outcome
+    what = ", ".join(files)
+    error = InputError(f"a tool's output holds {what} that cannot be read; return text, or set on_uncheckable")
+    return _without_verdict(error, check=check, rules=rules, must_ask=False, reason=OUTPUT_UNCHECKABLE)
 
 
 def _judged(check: Check, *, rules: Rules, must_ask: bool, reasons: _Reasons) -> Steps[Outcome]:

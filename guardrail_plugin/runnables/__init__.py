@@ -16,7 +16,7 @@ from guardrail_plugin.runnables.guarded_model import Ended, GuardedChatModel
 from guardrail_plugin.runnables.output_stage import OutputStage
 from guardrail_plugin.runnables.parents import aunder_config, under_config
 from guardrail_plugin.runnables.stage import InputStage
-from guardrail_plugin.runnables.tool_outputs import replaced, texts_of
+from guardrail_plugin.runnables.tool_outputs import read_output, replaced, texts_of
 from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.tools import GuardedTool, ToolBlockedError
 from guardrail_plugin.runnables.views import latest_turn
@@ -43,6 +43,7 @@ __all__ = [
     "guard_model",
     "guard_tool",
     "latest_turn",
+    "read_output",
     "replaced",
     "texts_of",
     "under_config",

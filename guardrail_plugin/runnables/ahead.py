@@ -23,15 +23,16 @@ def beside(work: Callable[[], T], gate: Gate) -> Future[T]:
     """Start work in a thread of its own. It cannot be stopped; who does not want its result forgets it."""
     result: Future[T] = Future()
 
-    def run() -> None:
+    def run(result: Future[T]) -> None:
         gate.enter()
         try:
             result.set_result(work())
         except BaseException as error:
             result.set_exception(error)
+            del result  # the error's traceback holds this frame: the two would keep each other
 
     # A daemon: an abandoned call must not keep the process from ending.
-    threading.Thread(target=copy_context().run, args=(run,), name="guardrail-overlap", daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(run, result), name="guardrail-overlap", daemon=True).start()
     return result
 
 
@@ -58,7 +59,10 @@ class Ahead(Iterator[T]):
                 return self._chunks.popleft()
             if self._error is not None:
                 error, self._error = self._error, None
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # as above
             raise StopIteration
 
     def close(self) -> None:
@@ -88,6 +92,7 @@ class Ahead(Iterator[T]):
                 close()
             with self._changed:
                 self._error, self._done = error, True
+                error = None
                 self._changed.notify_all()
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.flow import Part
-from guardrail_plugin.runnables.block_kinds import CALL_KINDS, MEDIA_KINDS, NAMES, REASONING_KINDS, SEALED, is_opaque
+from guardrail_plugin.runnables.block_kinds import (
+    CALL_KINDS,
+    MEDIA_KINDS,
+    NAMES,
+    REASONING_KINDS,
+    SEALED,
+    is_name,
+    is_opaque,
+)
 from guardrail_plugin.runnables.content import strings_in, strings_of_data
+from guardrail_plugin.runnables.metadata import MACHINERY
 
 _KWARGS_REASONING = frozenset({"reasoning_content", "reasoning", "thinking", "reasoning_details"})
 _KWARGS_CALLS = frozenset({"tool_calls", "function_call"})
@@ -60,7 +69,8 @@ def _beside(key: str, value: object, *, keys: bool) -> list[str]:
         return strings_in({"type": key, **value}, keys=keys)
     if key in _KWARGS_REASONING:
         return strings_in({"type": "reasoning", "reasoning": value}, keys=keys)
-    return strings_of_data(value, keys=keys)
+    told = strings_of_data(value, keys=keys)
+    return [text for text in told if not is_name(text)] if key in MACHINERY else told
 
 
 def call_checks(message: BaseMessage) -> tuple[Check, ...]:
@@ -80,20 +90,19 @@ def other_call_checks(message: BaseMessage) -> tuple[Check, ...]:
     These are server-side calls, OpenAI's old form, and whatever providers repeat of a call in content blocks and in
     ``additional_kwargs``, as far as it is not the same call.
     """
-    ordered = _ordered(message)
+    judged = _Judged(_ordered(message))
     checks: list[Check] = []
     for block in () if isinstance(message.content, str) else message.content:
         if not isinstance(block, Mapping):
             continue
         kind = kind_of(block)
         if kind.startswith("server_tool"):
-            checks.append(call_check(str(block.get("name", kind)), _told(block, told=())))
+            checks.append(call_check(str(block.get("name", kind)), _told(block, twins=())))
         elif kind in CALL_KINDS:
-            checks += _block_checks(block, ordered)
-    calls = [(name, arguments) for _, name, arguments in ordered]
-    checks += _raw_checks(message.additional_kwargs.get("tool_calls"), calls)
+            checks += _block_checks(block, judged)
+    checks += _raw_checks(message.additional_kwargs.get("tool_calls"), judged)
     legacy = message.additional_kwargs.get("function_call")
-    checks += _raw_checks([{"function": legacy}] if legacy else (), calls)
+    checks += _raw_checks([{"function": legacy}] if legacy else (), judged)
     return tuple(checks)
 
 
@@ -113,27 +122,62 @@ def _ordered(message: BaseMessage) -> list[tuple[object, str, object]]:
     return readable + [(call.get("id"), call.get("name") or "", call.get("args") or "") for call in unreadable]
 
 
-def _block_checks(block: Mapping[object, object], ordered: Sequence[tuple[object, str, object]]) -> Iterator[Check]:
+class _Twins:
+    """Calls that are judged anyway: their names, and what they say, as a guardian would read it."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.arguments: set[str] = set()
+        self.calls: set[tuple[str, str]] = set()
+
+    def add(self, name: str, arguments: str | None) -> None:
+        self.names.add(name)
+        if arguments is not None:
+            self.arguments.add(arguments)
+            self.calls.add((name, arguments))
+
+
+class _Judged:
+    """The client calls of a message, to be found by id: an answer may hold thousands, and as many repeated."""
+
+    def __init__(self, ordered: Iterable[tuple[object, str, object]]) -> None:
+        self.all = _Twins()
+        self._by_id: dict[str, _Twins] = {}
+        for call_id, name, arguments in ordered:
+            written = _written(arguments)
+            self.all.add(name, written)
+            if isinstance(call_id, str):
+                self._by_id.setdefault(call_id, _Twins()).add(name, written)
+
+    def twins(self, block: Mapping[object, object]) -> list[_Twins]:
+        """Return the calls that a block may repeat: those of its ids; any, where it has none."""
+        ids = call_ids(block)
+        return [self._by_id[name] for name in ids if name in self._by_id] if ids else [self.all]
+
+
+def _block_checks(block: Mapping[object, object], judged: _Judged) -> Iterator[Check]:
     """Check what a block says of a call that the call of the same id does not."""
-    ids = call_ids(block)
-    twins = [(name, arguments) for call_id, name, arguments in ordered if not ids or call_id in ids]
-    rest = _told(block, told=[arguments for _, arguments in twins])
+    twins = judged.twins(block)
+    rest = _told(block, twins=twins)
     name = str(block.get("name") or "")
-    if rest or (name and name not in (other for other, _ in twins)):
+    if rest or (name and not any(name in twin.names for twin in twins)):
         yield call_check(name or kind_of(block), rest)
 
 
-def _told(block: Mapping[object, object], *, told: Collection[object]) -> dict[object, object]:
+def _told(block: Mapping[object, object], *, twins: Collection[_Twins]) -> dict[object, object]:
     """Return what a block of a call says beside the tool's name.
 
     Args:
-        told: arguments that are judged anyway. Without any, numbers count too.
+        twins: calls whose arguments are judged anyway. Without any, numbers count too.
     """
+    alone = not any(twin.names for twin in twins)
     rest: dict[object, object] = {}
     for key, value in block.items():
-        if key == "name" or not value or _is_any_of(value, told):
+        if key == "name" or not value:
             continue
-        if _texts(key, value) or (not told and key not in NAMES | SEALED):
+        if not alone and any(written in twin.arguments for written in _ways(value) for twin in twins):
+            continue
+        if _texts(key, value) or (alone and key not in NAMES | SEALED):
             rest[key] = value
     return rest
 
@@ -142,7 +186,7 @@ def _texts(key: object, value: object) -> list[str]:
     return strings_in({"type": "tool_call", key: value}, keys=True)
 
 
-def _raw_checks(given: object, calls: Collection[tuple[str, object]]) -> Iterator[Check]:
+def _raw_checks(given: object, judged: _Judged) -> Iterator[Check]:
     """Check calls as OpenAI writes them, but for those that are among the calls that are judged anyway."""
     for raw in given if isinstance(given, list | tuple) else [given] if given else ():
         function = raw.get("function") if isinstance(raw, Mapping) else None
@@ -152,19 +196,25 @@ def _raw_checks(given: object, calls: Collection[tuple[str, object]]) -> Iterato
         name, arguments = str(function.get("name") or ""), function.get("arguments", "")
         rest = {key: value for key, value in raw.items() if key != "function" and _texts(key, value)}
         rest |= {key: value for key, value in function.items() if key not in ("name", "arguments")}
-        if not any(name == other and _is_any_of(arguments, [known]) for other, known in calls):
+        if not any((name, written) in judged.all.calls for written in _ways(arguments)):
             yield call_check(name, _parsed(arguments) if isinstance(arguments, str) else arguments)
         if rest:
             yield call_check(name, rest)
 
 
-def _is_any_of(value: object, known: Collection[object]) -> bool:
-    """Return whether these are arguments that are known, written in whatever way."""
-    if not isinstance(value, str):
-        return value in known
-    parsed = _parsed(value)
+def _ways(value: object) -> Iterator[str]:
+    """Write arguments in each of the ways in which a call that is known may have them."""
     # LangChain's name for the one text that a custom tool is given.
-    return parsed in known or value in known or {"__arg1": value} in known
+    ways = (_parsed(value), value, {"__arg1": value}) if isinstance(value, str) else (value,)
+    yield from (written for written in map(_written, ways) if written is not None)
+
+
+def _written(arguments: object) -> str | None:
+    """Return what all arguments that a guardian would read alike have in common; ``None``: they are like no others."""
+    try:
+        return json.dumps(arguments, ensure_ascii=False, sort_keys=True, default=_plain)
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def _parsed(arguments: str) -> object:

@@ -58,6 +58,7 @@ class Calls:
                 return self._checked(value, call.result(), manager)
         finally:
             gate.shut()
+            del call  # it keeps the chain's error, whose traceback holds this frame
         if not isinstance(outcome, Edited):
             return self.input.instead(outcome)
         value = self.input.accepted(value, outcome)

@@ -12,6 +12,7 @@ from guardrail_plugin.runnables.block_kinds import (
     MEDIA_KINDS,
     NAMES,
     PAYLOAD,
+    REASONING_KINDS,
     SEALED,
     Family,
     family_of,
@@ -23,7 +24,7 @@ from guardrail_plugin.runnables.block_kinds import (
     is_source,
     is_word,
 )
-from guardrail_plugin.runnables.encoded import is_payload, text_in_bytes, text_in_payload
+from guardrail_plugin.runnables.encoded import is_payload, is_seen_payload, text_in_bytes, text_in_payload
 
 _MAX_DEPTH = 12
 """Nesting that is told apart; what lies deeper is read as JSON. Providers use at most four levels."""
@@ -52,11 +53,13 @@ class Content:
 
     Attributes:
         sealed: kinds of blocks that hold what no rail can read: images, links, encoded files.
-        open: some text stands outside of these.
+        files: those of ``sealed`` that would be read, rather than looked at or listened to, such as documents.
+        open: some text stands outside of what is sealed.
     """
 
     text: str = field(repr=False)
     sealed: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     open: bool = False
 
 
@@ -81,18 +84,20 @@ def read_content(content: object) -> Content:
     """
     runs: list[tuple[bool, str]] = []
     sealed: dict[str, None] = {}
+    files: dict[str, None] = {}
     is_open = False
     for block in content if isinstance(content, Sequence) and not isinstance(content, str | bytes) else [content]:
         reader = Reader(keys=True)
         reader.read(block)
         runs += reader.runs
         sealed.update(reader.sealed)
+        files.update(reader.files)
         is_open = is_open or (not reader.sealed and any(text.strip() for _, text in reader.runs))
     lines = [
         ("" if plain else "\n").join(text for _, text in group)
         for plain, group in groupby(runs, key=lambda run: run[0])
     ]
-    return Content("\n".join(lines), tuple(sealed), is_open)
+    return Content("\n".join(lines), tuple(sealed), tuple(files), is_open)
 
 
 def strings_in(value: object, *, keys: bool) -> list[str]:
@@ -134,11 +139,13 @@ class Reader:
     Attributes:
         runs: the strings in it, and of each whether it goes on where the one before it ended.
         sealed: kinds of media in it that cannot be read.
+        files: those of them that would be read, if they could be.
     """
 
     def __init__(self, *, keys: bool) -> None:
         self.runs: list[tuple[bool, str]] = []
         self.sealed: dict[str, None] = {}
+        self.files: dict[str, None] = {}
         self._keys = keys
 
     def read(self, value: object, place: _Place = _TOP, key: str = "", depth: int = 0) -> None:
@@ -186,6 +193,8 @@ class Reader:
         """Keep what a payload encodes; where it encodes no text, note that, and keep it as it is if that is text."""
         if text is None:
             self.sealed[_told(place.kind)] = None
+            if place.kind not in REASONING_KINDS and not is_seen_payload(given, mime=place.mime, kind=place.kind):
+                self.files[_told(place.kind)] = None
             text = "" if is_payload(given) and not place.mime.startswith("text") else given
         if text:
             self.runs.append((False, text))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import codecs
 import re
-from urllib.parse import unquote_to_bytes
+from typing import NamedTuple
 
-_DATA = re.compile(r"data:(?P<mime>[^;,\s]*)(?P<settings>(?:;[^;,]*)*),(?P<body>.*)", re.IGNORECASE | re.DOTALL)
 _LINK = re.compile(r"[a-z][a-z0-9+.-]{1,20}://\S+", re.IGNORECASE)
 _BASE64 = re.compile(r"[\w+/=-]*", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_PERCENT = re.compile(rb"(?:%[0-9a-fA-F]{2})+")
+_PADDING = re.compile(r"=+")
 _SEEN_NOT_READ = ("image", "audio", "video")
+_MAX_HEADER = 500
+"""Characters before the comma of a ``data:`` link. With more it is none: a header names a type and a file at most."""
+
+
+class _DataLink(NamedTuple):
+    mime: str
+    encoded: bool
+    body: str
 
 
 def text_in_payload(payload: str, *, mime: str, kind: str) -> str | None:
@@ -22,15 +30,15 @@ def text_in_payload(payload: str, *, mime: str, kind: str) -> str | None:
         mime: what the block says it is; a ``data:`` link knows better.
         kind: the block's kind, where nothing says what it is.
     """
-    found = _DATA.fullmatch(payload)
-    if found is not None:
-        mime = found["mime"] or mime
+    link = _data_link(payload)
+    if link is not None:
+        mime = link.mime or mime
     if _is_seen(mime, kind):
         return None
-    if found is not None and not found["settings"].lower().endswith(";base64"):
-        raw: bytes | None = unquote_to_bytes(found["body"])
+    if link is not None and not link.encoded:
+        raw: bytes | None = _PERCENT.sub(_unquoted, link.body.encode(errors="replace"))
     else:
-        raw = _from_base64(payload if found is None else found["body"])
+        raw = _from_base64(payload if link is None else link.body)
     return None if raw is None else text_in_bytes(raw, mime=mime, kind=kind)
 
 
@@ -49,6 +57,12 @@ def text_in_bytes(raw: bytes, *, mime: str, kind: str) -> str | None:
     return raw.decode("utf-8", "replace").replace("\x00", "") if mime.lower().startswith("text") else None
 
 
+def is_seen_payload(payload: str, *, mime: str, kind: str) -> bool:
+    """Return whether a payload is looked at or listened to; a ``data:`` link knows better than its block."""
+    link = _data_link(payload[: len("data:") + _MAX_HEADER + 1])
+    return _is_seen(mime if link is None else link.mime or mime, kind)
+
+
 def _is_seen(mime: str, kind: str) -> bool:
     """Return whether it is looked at or listened to, and not read. Vector graphics are XML."""
     told = (mime or kind).lower()
@@ -57,17 +71,34 @@ def _is_seen(mime: str, kind: str) -> bool:
 
 def is_payload(value: str) -> bool:
     """Return whether it is a link or encoded bytes, and nothing that somebody says."""
-    found = _DATA.fullmatch(value)
-    if found is not None:
-        return _BASE64.fullmatch("".join(found["body"].split())) is not None
+    link = _data_link(value)
+    if link is not None:
+        return _BASE64.fullmatch("".join(link.body.split())) is not None
     return _LINK.fullmatch(value) is not None or _BASE64.fullmatch(value) is not None
+
+
+def _data_link(value: str) -> _DataLink | None:
+    """Take a ``data:`` link apart, without a regular expression: its body may have megabytes."""
+    start = value[: len("data:") + _MAX_HEADER + 1]
+    header, comma, _ = start[len("data:") :].partition(",")
+    mime, *settings = header.split(";")
+    if start[: len("data:")].lower() != "data:" or not comma or any(char.isspace() for char in mime):
+        return None
+    body = value[len("data:") + len(header) + 1 :]
+    return _DataLink(mime, bool(settings) and settings[-1].lower() == "base64", body)
 
 
 def _from_base64(text: str) -> bytes | None:
     """Decode as the most lenient reader would: both alphabets, white space, more than one piece, padding or none."""
     bare = "".join(text.split()).translate(str.maketrans("-_", "+/"))
+    if _BASE64.fullmatch(bare) is None:
+        return None
     try:
-        pieces = [base64.b64decode(piece + "=" * (-len(piece) % 4), validate=True) for piece in bare.split("=")]
-    except (binascii.Error, ValueError):
+        pieces = [binascii.a2b_base64(piece + "=" * (-len(piece) % 4)) for piece in _PADDING.split(bare)]
+    except binascii.Error:
         return None
     return b"".join(pieces)
+
+
+def _unquoted(run: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(run[0].decode().replace("%", ""))

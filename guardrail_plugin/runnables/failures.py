@@ -3,47 +3,40 @@
 A parser's error holds the whole answer, a validator's the part that it dislikes, a function's whatever it was written
 to hold. So an error leaves as it came only where it cannot quote the model:
 
-- Always: errors of this library, cancellation and the like, LangGraph's control flow.
+- Always: errors of this library, cancellation and the like.
 - Before anything was said: whatever the chain raises, so that mistakes in a prompt and refused keys are told. That is
-  known where LangChain's chat models answer and none has been heard; a function that calls a model by other ways could
-  have been answered. Errors that are made to quote text (parsers', validators') do not count as such.
+  known once a chat model of LangChain's has begun and none has spoken, and before that in chains of inert parts only
+  (``silence``). Errors that are made to quote text (parsers', validators') do not count as such.
 - After that: no answer came (limits of time or steps, connections, a provider's HTTP status): callers retry on these.
+  Notes on them are dropped. LangGraph's control flow passes where it carries no text: an interrupt shows its value to
+  whoever runs the outer graph, a command to a parent writes into its state.
 
 In place of all others comes a ``ChainError``. What an error that leaves was raised from is cut off by the same rule.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from json import JSONDecodeError
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.exceptions import OutputParserException
-from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
-from pydantic import ValidationError
 from typing_extensions import override
 
 from guardrail_plugin.core.errors import ChainError, GuardrailError
+from guardrail_plugin.runnables.provider_errors import members, named, no_answer, quotes, strip
+from guardrail_plugin.runnables.silence import inert
 from guardrail_plugin.runnables.streams import closing
 
 T = TypeVar("T")
 
 _CONTROL = frozenset({"langgraph.GraphBubbleUp"})
-_QUOTING = frozenset({"openai.LengthFinishReasonError", "openai.APIResponseValidationError"})
-_QUOTING_WORDS = ("failed_generation", "error parsing tool call")
-"""Groq's and Ollama's errors about a tool call that they could not read go on with the call."""
-
-_NO_ANSWER = frozenset(
-    {
-        "openai.APIError", "anthropic.APIError", "httpx.TransportError", "httpx2.TransportError",
-        "langgraph.NodeTimeoutError",
-    }
-)  # fmt: skip
-_RETRIED = frozenset({401, 403, 404, 408, 409, 425, 429})
-"""Statuses below 500 whose errors tell of the call, not of its content."""
+_DRAINED = frozenset({"langgraph.GraphDrained"})
+_INTERRUPT = ("langgraph", "Interrupt")
+_ADVICE = (
+    "it is LangGraph's control flow and carries text past the output rail: guard the model or the inner node instead "
+    "of the graph, or put guardrail_node or GuardrailMiddleware inside it"
+)
 
 
 class Heard(BaseCallbackHandler):
@@ -87,7 +80,10 @@ class Heard(BaseCallbackHandler):
         except BaseException as error:
             told = self.told(error)
         # Out here: an error that is raised while another is handled holds that one.
-        raise told
+        try:
+            raise told
+        finally:
+            del told  # its traceback holds this frame: the two would keep each other
 
     async def acall(self, work: Callable[[], Awaitable[T]]) -> T:
         """Like ``call``. Cancellation: passes."""
@@ -95,7 +91,10 @@ class Heard(BaseCallbackHandler):
             return await work()
         except BaseException as error:
             told = self.told(error)
-        raise told
+        try:
+            raise told
+        finally:
+            del told
 
     async def achunks(self, chunks: Callable[[], AsyncIterator[T]]) -> AsyncIterator[T]:
         """Pass a stream on; raises as ``call``. Cancellation: closes it, then passes."""
@@ -106,7 +105,10 @@ class Heard(BaseCallbackHandler):
             return
         except BaseException as error:
             told = self.told(error)
-        raise told
+        try:
+            raise told
+        finally:
+            del told
 
     def told(self, error: BaseException) -> BaseException:
         """Return what the caller and the traces get to see of an error."""
@@ -118,15 +120,17 @@ class Heard(BaseCallbackHandler):
 
     def _told(self, error: BaseException) -> BaseException:
         silent = self._silent()
-        if _always(error) or (_no_answer(error) and not _quotes(error)):
-            return _cut(error, silent=silent)
-        if silent and not any(_quotes(link) for link in _chain(error)):
+        if silent and not any(quotes(link) for link in _chain(error)):
             return error
-        return ChainError(type(error).__name__, place=_place(error))
+        error = _first(error)
+        if _always(error) or (no_answer(error) and not quotes(error)):
+            return _cut(error, silent=silent)
+        advice = _ADVICE if named(error, _CONTROL) else None
+        return ChainError(type(error).__name__, place=_place(error), advice=advice)
 
     def _silent(self) -> bool:
         """Tell whether it is known that no model has answered."""
-        return not self._spoke and (self._began or _holds_chat_model(self._runnable))
+        return not self._spoke and (self._began or inert(self._runnable))
 
 
 def listeners(callbacks: object) -> list[BaseCallbackHandler]:
@@ -135,43 +139,34 @@ def listeners(callbacks: object) -> list[BaseCallbackHandler]:
     return [handler for handler in handlers if isinstance(handler, Heard)]
 
 
+def _first(error: BaseException) -> BaseException:
+    """Return the error, or of a group that has cancellation or the like in it the first such."""
+    while not isinstance(error, Exception):
+        stopping = [one for one in members(error) if not isinstance(one, Exception)]
+        if not stopping:
+            break
+        error = stopping[0]
+    return error
+
+
 def _always(error: BaseException) -> bool:
-    return not isinstance(error, Exception) or isinstance(error, GuardrailError) or _named(error, _CONTROL)
-
-
-def _no_answer(error: BaseException) -> bool:
-    """Tell whether an error is of a kind that comes in place of an answer."""
-    status = _status(error)
-    if status is not None:
-        return status in _RETRIED or status >= 500
-    kinds = (TimeoutError, asyncio.TimeoutError, ConnectionError, RecursionError)
-    return isinstance(error, kinds) or _named(error, _NO_ANSWER)
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that a provider's own error carries; those of HTTP clients quote the address."""
-    status = getattr(error, "status_code", None)
-    if status is None and _named(error, frozenset({"google.GoogleAPICallError"})):
-        status = getattr(error, "code", None)
-    if status is None and _named(error, frozenset({"botocore.ClientError"})):
-        response = getattr(error, "response", {})
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    return int(status) if isinstance(status, int) else None
-
-
-def _quotes(error: BaseException) -> bool:
-    """Tell whether an error is of a kind that is made to quote text."""
-    members = getattr(error, "exceptions", ())
-    if isinstance(members, tuple | list) and any(_quotes(one) for one in members if isinstance(one, BaseException)):
+    if members(error):
+        return False
+    if not isinstance(error, Exception) or isinstance(error, GuardrailError) or named(error, _DRAINED):
         return True
-    if isinstance(error, OutputParserException | ValidationError | JSONDecodeError) or _named(error, _QUOTING):
-        return True
-    return any(word in str(error) for word in _QUOTING_WORDS)
+    return named(error, _CONTROL) and _textless(error.args)
 
 
-def _named(error: BaseException, names: frozenset[str]) -> bool:
-    # By name: none of these packages is imported for this.
-    return any(f"{kind.__module__.partition('.')[0]}.{kind.__name__}" in names for kind in type(error).__mro__)
+def _textless(value: object) -> bool:
+    """Tell whether a value is made of numbers, flags and nothing else."""
+    if isinstance(value, dict):
+        return all(_textless(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_textless(part) for part in value)
+    kind = type(value)
+    if (kind.__module__.partition(".")[0], kind.__name__) == _INTERRUPT:
+        return _textless([getattr(value, name, None) for name in ("value", "response_schema")])
+    return value is None or isinstance(value, bool | int | float)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -190,8 +185,10 @@ def _cut(error: BaseException, *, silent: bool) -> BaseException:
     for link in _chain(error):
         for name in ("__cause__", "__context__"):
             inner = getattr(link, name)
-            if inner is not None and not _always(inner) and (_quotes(inner) or not (silent or _no_answer(inner))):
+            if inner is not None and not _always(inner) and (quotes(inner) or not (silent or no_answer(inner))):
                 setattr(link, name, None)
+        if not silent:
+            strip(link)
     return error
 
 
@@ -200,12 +197,3 @@ def _place(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "?" if trace is None else f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
-
-
-def _holds_chat_model(runnable: Runnable[Any, Any]) -> bool:
-    try:
-        parts = [node.data for node in runnable.get_graph().nodes.values()]
-    except Exception:
-        return False
-    # Completion models do not count: LangChain answers for them from its cache without a word.
-    return any(isinstance(getattr(part, "runnable", part), BaseChatModel) for part in parts)

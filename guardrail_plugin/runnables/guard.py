@@ -56,7 +56,9 @@ def guard(
 
     With the output rail, what the chain raises leaves unchanged if it cannot quote the model: time limits, connections,
     a provider's statuses, and whatever comes before the chain's chat models have said anything. Parsers' and other
-    errors become ``ChainError``, which names their type and place.
+    errors become ``ChainError``, which names their type and place. So do an interrupt and a command to a parent graph
+    that carry text out of a guarded LangGraph graph, past the rail: guard the model or the inner node instead, or put
+    ``guardrail_node`` or ``GuardrailMiddleware`` inside the graph.
 
     Wrap the whole of what can answer: in ``guard(a).with_fallbacks([b])`` a rail that raises is one more failure,
     and ``b`` gets the input unjudged. Write ``guard(a.with_fallbacks([b]))``.

@@ -42,7 +42,8 @@ def guard_tool(
         tools: exceptions by tool name; one ``ToolPolicy`` serves many tools.
         handle: ``"message"`` returns the reason, ``"raise"`` raises ``ToolBlockedError``. ``None``: as the policy's
             ``on_block`` says.
-        on_uncheckable: what happens when the guardian finds no text in a call.
+        on_uncheckable: what happens when the guardian finds no text in a call, and to files in an output that cannot
+            be read, such as a PDF or a link to one. Images, audio and video pass.
         on_escalate: whom to ask when the policy, or ``tools.always_escalate``, says so. An edited call is a JSON
             object of arguments.
 

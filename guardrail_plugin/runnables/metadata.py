@@ -17,9 +17,13 @@ _TERMS = frozenset(
         "stopReason", "stop_sequence", "done_reason", "done", "incomplete_details", "system_fingerprint",
         "service_tier", "safety_ratings", "prompt_feedback", "block_reason", "is_blocked", "content_filter_results",
         "prompt_filter_results", "guardrail", "ls_provider", "ls_model_name", "request_id", "container",
+        "reasoning_effort", "x_groq", "stop_details", "cache_control",
     }
 )  # fmt: skip
 """Keys with identifiers and enumerations. What does not look like one is judged here too."""
+
+MACHINERY = _COUNTS | _TERMS
+"""Keys that some providers put beside the content instead: there only what looks like an identifier is exempt."""
 
 
 def metadata_in(message: BaseMessage) -> list[str]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert_to_messages
 from langchain_core.messages.tool import ToolOutputMixin
 from langchain_core.tools.base import TOOL_MESSAGE_BLOCK_TYPES
 
 from guardrail_plugin.core.errors import InputError
-from guardrail_plugin.runnables.block_kinds import is_name
-from guardrail_plugin.runnables.blocks import call_checks, part_of
+from guardrail_plugin.runnables.block_kinds import CALL_KINDS, is_name
+from guardrail_plugin.runnables.blocks import call_checks, kind_of, part_of
+from guardrail_plugin.runnables.content import Content, read_content
 from guardrail_plugin.runnables.metadata import metadata_in
 
 _MESSAGES = "messages"
@@ -33,13 +34,20 @@ def texts_of(output: Any) -> list[str]:
     Raises:
         InputError: it holds messages in a form that cannot be read.
     """
-    if isinstance(output, BaseMessage):
-        return [_said(output)]
+    return [content.text for content in read_output(output)]
+
+
+def read_output(output: Any) -> list[Content]:
+    """Like ``texts_of``, for rails that decide about files too.
+
+    Raises:
+        InputError: it holds messages in a form that cannot be read.
+    """
     if is_command(output):
         return [_said(item) for item in _update_messages(output)]
     if _is_list_of_messages(output):
-        return [text for item in output for text in texts_of(item)]
-    return [plain_text(output)]
+        return [content for item in output for content in read_output(item)]
+    return [_said(output)]
 
 
 def replaced(output: Any, texts: Sequence[str | None], *, error: bool) -> Any:
@@ -79,24 +87,39 @@ def plain_text(output: object) -> str:
     """Return a tool's plain output as LangChain writes it into a ``ToolMessage``; content blocks as their strings."""
     if isinstance(output, str):
         return output
-    if isinstance(output, Sequence) and all(_is_block(item) for item in output):
-        return _said(AIMessage(content=list(output)))
+    if _is_blocks(output):
+        return _said(output).text
     try:
         return json.dumps(output, ensure_ascii=False)
     except Exception:
         return str(output)
 
 
+def _is_blocks(output: object) -> TypeGuard[Sequence[str | dict[Any, Any]]]:
+    return isinstance(output, Sequence) and not isinstance(output, str) and all(_is_block(item) for item in output)
+
+
 def _is_block(item: object) -> bool:
     return isinstance(item, str) or (isinstance(item, dict) and item.get("type") in TOOL_MESSAGE_BLOCK_TYPES)
 
 
-def _said(item: object) -> str:
+def _said(item: object) -> Content:
     if not isinstance(item, BaseMessage):
-        return plain_text(item)
-    part = part_of(item)
-    orders = [check.text for check in call_checks(item)] if part.acts else []
-    return "\n".join(text for text in (part.answer, part.reasoning, *orders, *metadata_in(item)) if text)
+        if not _is_blocks(item):
+            return Content(plain_text(item))
+        item = AIMessage(content=list(item))
+    given = item.content
+    # Its calls are read as calls; the rest not as a streamed answer: strings of data stand on lines of their own.
+    content = read_content(given if isinstance(given, str) else [block for block in given if not _is_call(block)])
+    beside = part_of(item.model_copy(update={"content": ""}))
+    orders = [check.text for check in call_checks(item)]
+    texts = (content.text, beside.answer, beside.reasoning, *orders, *metadata_in(item))
+    return replace(content, text="\n".join(text for text in texts if text))
+
+
+def _is_call(block: object) -> bool:
+    kind = kind_of(block)
+    return kind in CALL_KINDS or kind.startswith("server_tool")
 
 
 def _pairs(command: Any) -> list[tuple[str, object]]:
@@ -140,7 +163,7 @@ def _command(command: Any, texts: list[str | None], *, error: bool) -> Any:
         kept = [_instead(item, text, error=error) for item, text in zip(items, left, strict=False)]
         left = left[len(items) :]
         pairs.append((key, value if not items else kept if isinstance(value, list | tuple) else kept[0]))
-    return dataclasses.replace(command, update=_updated(command.update, pairs))
+    return replace(command, update=_updated(command.update, pairs))
 
 
 def _updated(update: Any, pairs: list[tuple[str, Any]]) -> Any:

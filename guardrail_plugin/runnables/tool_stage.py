@@ -15,8 +15,9 @@ from guardrail_plugin.flow import Blocked, Outcome, Rules, Steps, run_batch_asyn
 from guardrail_plugin.flow.tool_rails import ToolPolicy, tool_call_rail, tool_output_rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.blocks import call_check
+from guardrail_plugin.runnables.content import Content
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
-from guardrail_plugin.runnables.tool_outputs import texts_of
+from guardrail_plugin.runnables.tool_outputs import read_output
 from guardrail_plugin.runnables.withheld import refusal_of
 
 
@@ -48,19 +49,21 @@ class ToolStage:
         later = self._asking_later()
         return await self._ajudge([later._call(name, arguments) for name, arguments in calls], "tool_call", parent)
 
-    def texts(self, name: str, output: object) -> list[str]:
+    def texts(self, name: str, output: object) -> list[Content]:
         """Return what is to be judged of an output: nothing of a trusted tool's, of whatever form it is.
 
         Raises:
             InputError: it holds messages in a form that cannot be read.
         """
-        return [] if name in self.tools.trust_outputs else texts_of(output)
+        return [] if name in self.tools.trust_outputs else read_output(output)
 
-    def outputs(self, name: str, texts: Sequence[str], parent: ParentRunManager | None) -> list[Outcome]:
+    def outputs(self, name: str, texts: Sequence[Content], parent: ParentRunManager | None) -> list[Outcome]:
         """Decide whether a model may read what the tool returned: one guardian batch. Empty: all of it, unjudged."""
         return [] if name in self.tools.trust_outputs else self._judge(self._outputs(texts), "tool_output", parent)
 
-    async def aoutputs(self, name: str, texts: Sequence[str], parent: AsyncParentRunManager | None) -> list[Outcome]:
+    async def aoutputs(
+        self, name: str, texts: Sequence[Content], parent: AsyncParentRunManager | None
+    ) -> list[Outcome]:
         """Like ``outputs``. Cancellation: passes to the guardian."""
         if name in self.tools.trust_outputs:
             return []
@@ -76,8 +79,11 @@ class ToolStage:
             return _refused(reason)
         return tool_call_rail(call_check(name, arguments), name=name, tools=self.tools, rules=self.rules)
 
-    def _outputs(self, texts: Sequence[str]) -> list[Steps[Outcome]]:
-        return [tool_output_rail(Check(text, rail="tool_output"), rules=self.rules) for text in texts]
+    def _outputs(self, texts: Sequence[Content]) -> list[Steps[Outcome]]:
+        return [
+            tool_output_rail(Check(content.text, rail="tool_output"), rules=self.rules, files=content.files)
+            for content in texts
+        ]
 
     def _judge(self, flows: list[Steps[Outcome]], rail: Rail, parent: ParentRunManager | None) -> list[Outcome]:
         parents = [parent] * len(flows) if parent is not None else []

@@ -98,7 +98,7 @@ def read_turn(value: object, *, input_key: InputKey | None = None, context_turns
         kinds = ", ".join(dict.fromkeys([*([] if is_open else found), *sealed]))
         what = f"{kinds} beside its text" if is_open else f"only {kinds}" if kinds else "no text"
         send = "send text alone" if is_open else "send text with it"
-        unread = Uncheckable(f"the input holds {what}; {send}, or set on_uncheckable")
+        unread = Uncheckable(f"the input holds {what}; {send}, or set on_uncheckable", beside=is_open)
     if unread is not None and not text.strip():
         return Turn(unread)
     return Turn(Check(text, rail="input", context=_context(earlier, context_turns)), unread, is_open)

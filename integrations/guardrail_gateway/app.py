@@ -31,6 +31,7 @@ from guardrail_gateway.status import healthz, metrics, models, readyz
 from guardrail_gateway.upstream import Upstream
 from guardrail_plugin import CachedGuardian, ConfigError, Policy
 from guardrail_plugin.core.dtype import Dtype
+from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import Observer
 from guardrail_plugin.observe.prometheus import PrometheusMetrics
@@ -79,7 +80,8 @@ def create_app(
             service = _remembering(opened, settings.cached_verdicts)
             behind = upstream or await _upstream(settings, service, dtype)
             try:
-                yield _state(Gateway(settings, service, behind, Limits(settings), Hosts(settings), metrics))
+                recall = _recall(service, settings.cached_verdicts)
+                yield _state(Gateway(settings, service, behind, Limits(settings), Hosts(settings), metrics, recall))
             finally:
                 await behind.aclose()
 
@@ -94,6 +96,12 @@ def create_app(
 def _remembering(service: GuardrailService, entries: int) -> GuardrailService:
     """Remember verdicts: each request of a conversation repeats the earlier ones."""
     return replace(service, guardian=CachedGuardian(service.guardian, max_entries=entries)) if entries else service
+
+
+def _recall(service: GuardrailService, entries: int) -> GuardianProtocol | None:
+    """Remember what was judged of an agent's steps: apart, so that windows of streamed answers push nothing out."""
+    rails: tuple[Rail, ...] = ("output", "tool_call")
+    return CachedGuardian(service.guardian, max_entries=entries, rails=rails) if entries else None
 
 
 def _state(gateway: Gateway) -> dict[str, object]:

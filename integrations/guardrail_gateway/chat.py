@@ -13,17 +13,16 @@ from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.chat_stream import blocked_stream, guarded_stream
 from guardrail_gateway.completions import blocked_choice, blocked_completion, instead, without_unknown
 from guardrail_gateway.desk import Desk
-from guardrail_gateway.gateway import Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
+from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
 from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
 from guardrail_gateway.reading import read_question, read_tool_outputs, whole_choice
+from guardrail_gateway.steps import withheld_message
 from guardrail_gateway.upstream import Reply, UpstreamError
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Allowed, Blocked, Failed, Uncheckable
 
 _MAX_CHOICES = 128
-_MANY_MESSAGES = 256
-"""From so many on, messages are read in a thread."""
 
 
 async def chat(request: Request) -> Response:
@@ -32,7 +31,7 @@ async def chat(request: Request) -> Response:
     body = await body_of(request)
     stream, choices = body.get("stream") is True, _choices(body)
     desk.note.asked_for(body.get("model"), streamed=stream)
-    blocked = await _question(body, desk)
+    blocked = await _question(body, desk, large=len(await request.body()) >= LARGE_BYTES)
     if blocked is not None:
         return _blocked(blocked, body, desk, stream=stream, choices=choices)
     headers = forwarded(request)
@@ -59,21 +58,21 @@ def _choices(body: JsonObject) -> int:
     return asked
 
 
-async def _question(body: JsonObject, desk: Desk) -> Blocked | None:
+async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | None:
     """Judge a conversation; withhold what tools returned where it does not pass, in the body itself."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise bad_request("messages must be a list of messages.", param="messages")
     rails, turns = desk.settings.rails, desk.settings.context_turns
 
-    def read() -> tuple[Check | Uncheckable | InputError, History]:
-        return read_question(messages, context_turns=turns), read_history(messages, desk.settings)
+    def read() -> tuple[Check | Uncheckable | InputError, History, dict[int, Check]]:
+        outputs = read_tool_outputs(messages) if "tool_output" in rails else {}
+        return read_question(messages, context_turns=turns), read_history(messages, desk.settings), outputs
 
-    subject, history = read() if len(messages) < _MANY_MESSAGES else await anyio.to_thread.run_sync(read)
-    outputs = read_tool_outputs(messages) if "tool_output" in rails else {}
+    subject, history, outputs = await anyio.to_thread.run_sync(read) if large else read()
     outcome, withheld = await desk.question(subject if "input" in rails else None, history.under(rails), outputs)
     for index, text in withheld.items():
-        messages[index] = {**as_object(messages[index]), "content": text}
+        messages[index] = withheld_message(messages[index], text)
     return outcome if isinstance(outcome, Blocked) else None
 
 

@@ -32,6 +32,7 @@ from guardrail_plugin.flow import (
     run_batch_async,
 )
 from guardrail_plugin.flow.tool_rails import tool_output_rail
+from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import RailEvent
 from guardrail_plugin.runnables.answers import Asked, answer_checks
 
@@ -54,7 +55,7 @@ class _Part:
     """
 
     kind: Literal["question", "tool", "system", "turn"]
-    subject: Check | Uncheckable | InputError
+    subject: Check | tuple[Check, ...] | Uncheckable | InputError
     flow: Steps[Outcome]
     messages: tuple[int, ...] = ()
     earlier: bool = False
@@ -67,6 +68,7 @@ class Desk:
     Attributes:
         asked: what answers are judged against; set once the question is read.
         told: the outcomes so far, as fields.
+        recall: judges what the request says in place of the service's guardian.
     """
 
     service: GuardrailService
@@ -74,6 +76,7 @@ class Desk:
     note: Note
     asked: Asked = field(default_factory=Asked)
     told: list[dict[str, object]] = field(default_factory=list)
+    recall: GuardianProtocol | None = field(default=None, kw_only=True)
     policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +110,7 @@ class Desk:
         outcomes: list[Outcome] = []
         for at in range(0, len(parts), _MOST_AT_ONCE):
             flows = [part.flow for part in parts[at : at + _MOST_AT_ONCE]]
-            outcomes += await run_batch_async(flows, self.service.guardian)
+            outcomes += await run_batch_async(flows, self.recall or self.service.guardian)
         self._tell_of(parts, outcomes, seconds=time.monotonic() - started)
         stopped = [(part, out) for part, out in zip(parts, outcomes, strict=True) if isinstance(out, Blocked | Edited)]
         ends = [out for part, out in [*stopped, *zip(parts, outcomes, strict=True)] if part.kind == "question"]
@@ -124,7 +127,8 @@ class Desk:
             # What passes with every request is told once, when it is new.
             again = part.earlier or part.kind == "system"
             if not again or not isinstance(outcome, Allowed) or outcome.error is not None:
-                checks = [part.subject] if isinstance(part.subject, Check) else []
+                checks = (part.subject,) if isinstance(part.subject, Check) else part.subject
+                checks = checks if isinstance(checks, tuple) else ()
                 self.tell(outcome, seconds=seconds, checks=checks, earlier=part.earlier)
         for outcome in outcomes:
             if isinstance(outcome, Failed):
@@ -144,6 +148,9 @@ class Desk:
         for turn in history.earlier:
             flow = input_rail(turn.check, policy=quiet, respond=False)
             parts.append(_Part("turn", turn.check, flow, turn.messages, earlier=True))
+        for step in history.steps:
+            steps = output_rail(step.subject, asked=None, rules=Rules(policy=quiet, respond=False))
+            parts.append(_Part("turn", step.subject, steps, (step.message,), earlier=True))
         for at, check in history.tool_outputs.items():
             parts.append(_Part("tool", check, tool_output_rail(check, rules=rules), (at,), earlier=True))
         return parts

@@ -17,10 +17,11 @@ from guardrail_gateway.problems import Problem
 from guardrail_gateway.settings import GatewaySettings
 from guardrail_gateway.upstream import Upstream, UpstreamError
 from guardrail_plugin.flow import Allowed
+from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe.prometheus import PrometheusMetrics
 
-LARGE_BYTES = 131_072
-"""Bodies from this size on are parsed in a thread: the event loop serves others meanwhile."""
+LARGE_BYTES = 65_536
+"""Bodies from this size on are parsed and read in a thread: the event loop serves others meanwhile."""
 
 _FORWARDED = ("openai-organization", "openai-project", "openai-beta", "traceparent", "tracestate")
 _OWN_TROUBLE = frozenset({401, 403})
@@ -32,6 +33,7 @@ class Gateway:
 
     Attributes:
         metrics: what ``/metrics`` shows; its ``registry`` takes more.
+        recall: judges what requests repeat, answers included; ``None``: the service's guardian does.
     """
 
     settings: GatewaySettings
@@ -40,6 +42,7 @@ class Gateway:
     limits: Limits = field(repr=False)
     hosts: Hosts = field(repr=False)
     metrics: PrometheusMetrics = field(repr=False)
+    recall: GuardianProtocol | None = field(default=None, repr=False)
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -54,7 +57,7 @@ def desk_of(request: Request, *, operation: str) -> Desk:
     """Return the rails of a request, and note what it is about."""
     gateway, note = gateway_of(request), note_of(request)
     note.operation, note.provider = operation, gateway.upstream.provider
-    return Desk(gateway.service, gateway.settings, note)
+    return Desk(gateway.service, gateway.settings, note, recall=gateway.recall)
 
 
 async def body_of(request: Request) -> JsonObject:

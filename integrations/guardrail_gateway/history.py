@@ -7,11 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import Problem
+from guardrail_gateway.reading import readable, tool_check
 from guardrail_gateway.settings import GatewayRail, GatewaySettings
+from guardrail_gateway.steps import Step, loop_end, read_steps, text_of
 from guardrail_plugin import Check, InputError, Message
+from guardrail_plugin.runnables.answers import Asked
 from guardrail_plugin.runnables.views import read_messages
 
-_THOUGHTS = ("reasoning_content", "reasoning")
+_QUERY_END = 2000
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,14 @@ class History:
         beside: what is asked with it: the beginning of the answer, put into the model's mouth, and names of speakers.
         system: system and developer messages, each on its own.
         earlier: earlier user turns.
+        steps: what the model said between uses of tools since the latest turn.
         tool_outputs: by message, what tools returned before the model last spoke.
     """
 
     beside: tuple[Check, ...] = ()
     system: tuple[Check, ...] = ()
     earlier: tuple[EarlierTurn, ...] = ()
+    steps: tuple[Step, ...] = ()
     tool_outputs: Mapping[int, Check] = field(default_factory=dict)
 
     def under(self, rails: Sequence[GatewayRail]) -> History:
@@ -61,7 +67,7 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
         Problem: 422, it holds something that is no message.
     """
     try:
-        said = read_messages(messages)
+        said = read_messages(readable(messages))
     except InputError as error:
         raise Problem.of(error) from None
     roles = [message.role for message in said]
@@ -72,19 +78,19 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
     beside = _names(messages, roles, trusted=settings.trust_system)
     # Without a user turn all that is there is judged as one.
     stop = len(roles) - roles[::-1].index("user") if "user" in roles else len(roles)
-    begun = "\n".join(
-        _all_said(messages[i], said[i]) for i in range(stop, len(said)) if roles[i] == "assistant"
-    ).strip()
+    end = loop_end(messages, said, stop)
+    begun = text_of(read_steps(messages, said, span=range(end, len(said))))
     if begun:
         beside.append(Check(begun, rail="input", context=_context(said[:stop], turns)))
     old: dict[int, Check] = {}
     if settings.history == "all":
         spoke = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
-        old = {i: Check(said[i].text, rail="tool_output") for i in range(spoke) if roles[i] == "tool"}
+        old = {i: tool_check(as_object(messages[i])) for i in range(spoke) if roles[i] == "tool"}
     return History(
         beside=tuple(beside),
         system=tuple(Check(text, rail="input") for text in [instructions, *system] if text.strip()),
         earlier=_earlier(said[:stop], turns) if settings.history == "all" and "user" in roles else (),
+        steps=read_steps(messages, said, span=range(stop, end), asked=_asked(said[:stop])),
         tool_outputs=old,
     )
 
@@ -101,10 +107,10 @@ def _earlier(said: Sequence[Message], turns: int) -> tuple[EarlierTurn, ...]:
             if text.strip():
                 found.append((Check(text, rail="input", context=before), turn))
             turn = []
-            if message.text.strip():
-                spoken.append(message)
-                if found:
-                    found[-1][1].append(index)
+            # What says nothing may order something.
+            if found:
+                found[-1][1].append(index)
+            spoken += [message] if message.text.strip() else []
             before = tuple(spoken[-turns:]) if turns else ()
         elif message.role == "user" and message.text:
             turn.append(index)
@@ -117,10 +123,14 @@ def _context(said: Sequence[Message], turns: int) -> tuple[Message, ...]:
     return tuple(spoken[-turns:]) if turns else ()
 
 
-def _all_said(message: object, said: Message) -> str:
-    """Return what the model is told that it has said, and thought."""
-    thought = [as_object(message).get(key) for key in _THOUGHTS]
-    return "\n".join([*(text for text in thought if isinstance(text, str)), said.text]).strip()
+def _asked(said: Sequence[Message]) -> Asked:
+    """Return the latest turn as what the model's steps answer. It stays the same while tools are used."""
+    start = len(said)
+    while start > 0 and said[start - 1].role != "assistant":
+        start -= 1
+    query = "\n".join(message.text for message in said[start:] if message.role == "user" and message.text)
+    # Guardians read a query's ends; read anew with every step, a long one would cost its square.
+    return Asked(query if len(query) <= 2 * _QUERY_END else f"{query[:_QUERY_END]}\n{query[-_QUERY_END:]}")
 
 
 def _names(messages: Sequence[object], roles: Sequence[str], *, trusted: bool) -> list[Check]:

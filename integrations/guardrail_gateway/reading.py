@@ -11,6 +11,7 @@ from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.answers import ChunkReader
+from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import as_json
 from guardrail_plugin.runnables.content import text_in
 from guardrail_plugin.runnables.views import read_input
@@ -18,7 +19,11 @@ from guardrail_plugin.runnables.views import read_input
 _TAIL = 64
 """Messages that are looked at first: long histories are read from their end, until the latest turn is complete."""
 
+MODEL = ("assistant", "ai")
+"""Roles of what the model said."""
+
 _PLAIN = frozenset({"role", "content"})
+_CALLS = ("tool_calls", "function_call")
 _TOP = frozenset(
     {
         "id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings",
@@ -37,9 +42,19 @@ _CHOICE = frozenset(
 def read_question(messages: Sequence[object], *, context_turns: int) -> Check | Uncheckable | InputError:
     """Return what the input rail judges of a conversation: the latest user turn, and some turns before it."""
     try:
-        return read_input(tail(messages, context_turns=context_turns), context_turns=context_turns)
+        return read_input(readable(tail(messages, context_turns=context_turns)), context_turns=context_turns)
     except InputError as error:
         return error
+
+
+def readable(messages: Sequence[object]) -> list[object]:
+    """Return messages so that LangChain can read each: what it refuses of a model's message is judged elsewhere."""
+    return [
+        {"content": "", **{key: value for key, value in message.items() if key not in _CALLS}}
+        if isinstance(message, dict) and message.get("role", message.get("type")) in MODEL
+        else message
+        for message in messages
+    ]
 
 
 def tail(messages: Sequence[object], *, context_turns: int) -> Sequence[object]:
@@ -78,8 +93,15 @@ def read_tool_outputs(messages: Sequence[object]) -> dict[int, Check]:
         if message.get("role") == "assistant":
             break
         if message.get("role") in ("tool", "function"):
-            found[index] = Check(text_in(message.get("content")), rail="tool_output")
+            found[index] = tool_check(message)
     return dict(sorted(found.items()))
+
+
+def tool_check(message: Mapping[str, object]) -> Check:
+    """Return what is judged of a tool's message: what it returned, and a name that is more than a name."""
+    name = message.get("name")
+    said = [name] if isinstance(name, str) and not is_name(name) else []
+    return Check("\n".join([*said, text_in(message.get("content"))]), rail="tool_output")
 
 
 def unknown_text(value: Mapping[str, object], known: frozenset[str]) -> JsonObject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -17,8 +18,9 @@ from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
 from guardrail_gateway.reading import read_question
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
-from guardrail_gateway.responses_reading import as_messages, tool_outputs, whole_answer, without_text
+from guardrail_gateway.responses_reading import as_messages, server_outputs, tool_outputs, whole_answer
 from guardrail_gateway.responses_stream import guarded_response, written
+from guardrail_gateway.responses_withheld import without_text
 from guardrail_gateway.upstream import UpstreamError
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Uncheckable
@@ -57,14 +59,15 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
     rails, settings = desk.settings.rails, desk.settings
     instructions = text_in(body.get("instructions"))
 
-    def read() -> tuple[Check | Uncheckable | InputError, History]:
+    def read() -> tuple[Check | Uncheckable | InputError, History, dict[int, Check]]:
         messages = as_messages(body)
         history = read_history(messages, settings, instructions=instructions)
-        return read_question(messages, context_turns=settings.context_turns), history
+        ran = server_outputs(body.get("input"), everything=settings.history == "all")
+        history = replace(history, tool_outputs={**history.tool_outputs, **ran})
+        outputs = tool_outputs(body) if "tool_output" in rails else {}
+        return read_question(messages, context_turns=settings.context_turns), history, outputs
 
-    as_messages(body)
-    subject, history = await anyio.to_thread.run_sync(read) if large else read()
-    outputs = tool_outputs(body) if "tool_output" in rails else {}
+    subject, history, outputs = await anyio.to_thread.run_sync(read) if large else read()
     outcome, withheld = await desk.question(subject if "input" in rails else None, history.under(rails), outputs)
     items = body.get("input")
     for index, text in withheld.items():

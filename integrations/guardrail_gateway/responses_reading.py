@@ -9,17 +9,26 @@ from langchain_core.messages.tool import tool_call_chunk
 
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import bad_request
-from guardrail_gateway.reading import unknown_text
+from guardrail_gateway.reading import tool_check, unknown_text
 from guardrail_plugin import Check
 from guardrail_plugin.runnables.blocks import as_json
-from guardrail_plugin.runnables.content import text_in
+from guardrail_plugin.runnables.content import strings_in, text_in
 
 _CALLS = "_call"
 _OUTPUTS = "_call_output"
+_RETURNED = ("output", "outputs", "results", "error")
+"""Keys of calls that hold what a tool returned."""
+
 _MODELS_OWN = frozenset(
     {"reasoning", "item_reference", "compaction", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"}
 )  # fmt: skip
 """Items of a request that the model said, or that say yes or no. Kinds that are not known count as the user's."""
+
+_THOUGHTS = ("reasoning", "compaction")
+_ORDERS = ("mcp_approval_request",)
+_NAMED = frozenset({"id", "type", "status", "call_id", "name", "server_label", "approval_request_id", "namespace"})
+_PLAIN = frozenset({"id", "type", "status", "content", "role", "phase"})
+"""Keys of calls, and of messages, without anything that is said."""
 
 ECHOED = frozenset(
     {
@@ -56,7 +65,9 @@ def _as_message(item: object) -> object:
     if kind == "message":
         # Tools answer in items of their own: a message in a tool's name is the caller's.
         role = told.get("role", "user")
-        return {"role": "user" if role in ("tool", "function") else role, "content": text_in(told.get("content"))}
+        beside = {key: value for key, value in told.items() if key not in _PLAIN} if role == "assistant" else {}
+        told_role = "user" if role in ("tool", "function") else role
+        return {**beside, "role": told_role, "content": text_in(told.get("content"))}
     if kind == "mcp_approval_response" and isinstance(told.get("reason"), str) and told["reason"]:
         return {"role": "user", "content": told["reason"]}
     if isinstance(kind, str) and kind.endswith(_OUTPUTS):
@@ -64,10 +75,22 @@ def _as_message(item: object) -> object:
             "role": "tool",
             "tool_call_id": str(told.get("call_id", "")),
             "content": output_text(told.get("output")),
+            "name": told.get("name"),
         }
-    if isinstance(kind, str) and (kind.endswith(_CALLS) or kind in _MODELS_OWN):
-        return {"role": "assistant", "content": ""}
+    if isinstance(kind, str) and (kind.endswith(_CALLS) or kind in _ORDERS):
+        return {"role": "assistant", "content": "", "tool_calls": [{"function": _order(kind, told)}]}
+    if kind in _MODELS_OWN:
+        thought = strings_in(told, keys=False) if kind in _THOUGHTS else []
+        return {"role": "assistant", "content": "", "reasoning_content": "\n".join(thought)}
     return {"role": "user", "content": text_in(item)}
+
+
+def _order(kind: str, call: Mapping[str, object]) -> dict[str, object]:
+    name, arguments = call.get("name"), call.get("arguments")
+    rest = {key: value for key, value in call.items() if key not in (*_NAMED, *_RETURNED)}
+    if set(rest) == {"arguments"} and isinstance(arguments, str):
+        return {"name": str(name), "arguments": arguments}
+    return {"name": str(name or kind), "arguments": as_json(rest)}
 
 
 def tool_outputs(body: Mapping[str, object]) -> dict[int, Check]:
@@ -80,19 +103,28 @@ def tool_outputs(body: Mapping[str, object]) -> dict[int, Check]:
         if message.get("role") == "assistant":
             break
         if message.get("role") == "tool":
-            found[index] = Check(str(message["content"]), rail="tool_output")
+            found[index] = tool_check(message)
     return dict(sorted(found.items()))
 
 
-def without_text(item: object, *, instead: str) -> dict[str, object]:
-    """Return an item with another text in place of its own."""
-    told = as_object(item)
-    kind = told.get("type", "message")
-    if isinstance(kind, str) and kind.endswith(_OUTPUTS):
-        return {**told, "output": instead}
-    if kind == "message":
-        return {**told, "content": instead}
-    return {"type": "message", "role": "user", "content": instead}
+def server_outputs(items: object, *, everything: bool) -> dict[int, Check]:
+    """Return, by index, what tools that run beside the model returned: their calls hold it.
+
+    Args:
+        everything: also what they returned before the latest user turn.
+    """
+    given = items if isinstance(items, list) else []
+    roles = [as_object(_as_message(item)).get("role") for item in given]
+    start = 0 if everything or "user" not in roles else len(roles) - roles[::-1].index("user")
+    found: dict[int, Check] = {}
+    for index in range(start, len(given)):
+        item = as_object(given[index])
+        kind = item.get("type")
+        if isinstance(kind, str) and kind.endswith(_CALLS):
+            told = [output_text(item[key]) for key in _RETURNED if item.get(key)]
+            if any(text.strip() for text in told):
+                found[index] = Check("\n".join(told), rail="tool_output")
+    return found
 
 
 def output_text(output: object) -> str:

@@ -12,7 +12,7 @@ from guardrail_langchain.held import GuardrailState
 from guardrail_langchain.settings import Settings
 from guardrail_langchain.turns import after, answer, brought_outputs, new_turns, prints, written
 from guardrail_plugin.flow import Blocked, Edited, Failed, OnEscalate, Outcome
-from guardrail_plugin.runnables import aunder_config, replaced, texts_of, under_config
+from guardrail_plugin.runnables import aunder_config, read_output, replaced, under_config
 
 
 class InputJudgement:
@@ -39,7 +39,7 @@ class InputJudgement:
         outcomes = self._stage.judge(self._inputs, [parent] * len(self._turns)) if self._turns else []
         changes = written(self._messages, self._turns, outcomes)
         for output in self._outputs:
-            judged = self._settings.tool_stage(None).outputs(output.name or "", texts_of(output), parent)
+            judged = self._settings.tool_stage(None).outputs(output.name or "", read_output(output), parent)
             changes += _changed(output, judged)
         return self._update(outcomes, changes)
 
@@ -51,7 +51,7 @@ class InputJudgement:
         outcomes = await self._stage.ajudge(self._inputs, [parent] * len(self._turns)) if self._turns else []
         changes = written(self._messages, self._turns, outcomes)
         for output in self._outputs:
-            judged = await self._settings.tool_stage(None).aoutputs(output.name or "", texts_of(output), parent)
+            judged = await self._settings.tool_stage(None).aoutputs(output.name or "", read_output(output), parent)
             changes += _changed(output, judged)
         return self._update(outcomes, changes)
 

@@ -20,7 +20,7 @@ from guardrail_plugin.core.errors import (
     VerdictParseError,
 )
 from guardrail_plugin.core.policy import HazardRule, Policy
-from guardrail_plugin.flow.rails import UNCHECKABLE_RESPONSE, UNJUDGED_RESPONSE
+from guardrail_plugin.flow.rails import UNCHECKABLE_BESIDE, UNCHECKABLE_RESPONSE, UNJUDGED_RESPONSE
 from guardrail_plugin.guardian.fallbacks import too_long
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.runnables import guard
@@ -125,7 +125,7 @@ def _cases() -> list[Case]:
         Case("surrogates", "BOMB \ud800 \udfff", "str", SAFEGUARD, False),
         Case("NUL", "BOMB\x00", "str", SAFEGUARD, False),
         Case("1 MB", "x" * 1_000_000 + "BOMB", "str", SAFEGUARD, False),
-        Case("image beside text", _forms("hi")["content blocks"][0], "str", UNCHECKABLE_RESPONSE, False),
+        Case("image beside text", _forms("hi")["content blocks"][0], "str", UNCHECKABLE_BESIDE, False),
         Case("image beside harm", _forms("BOMB")["content blocks"][0], "str", SAFEGUARD, False),
         Case("uncheckable: allow", "", "str", ANSWER, True, {"on_uncheckable": "allow"}),
     ]

@@ -215,8 +215,10 @@ def _messages(body: JsonObject) -> list[BaseMessage]:
     characters = sum(len(str(as_object(message).get("content") or "")) for message in given)
     if characters > _MAX_PROMPT_CHARS:
         raise bad_request("The conversation is too long for the embedded model.", code="context_length_exceeded")
+    # OpenAI lets a message that only calls tools go without content; LangChain does not.
+    whole = [{"content": "", **turn} if as_object(turn).get("role") == "assistant" else turn for turn in given]
     try:
-        return [_plain(message) for message in convert_to_messages(given)]
+        return [_plain(message) for message in convert_to_messages(whole)]
     except Exception:
         # LangChain's message quotes the input, so it is dropped.
         raise bad_request("messages holds something that is not a message.", param="messages") from None

@@ -42,11 +42,12 @@ from guardrail_plugin.flow.outcomes import describe
 from guardrail_plugin.flow.rails import (
     BLOCKED_RESPONSE,
     TOO_LONG_ANSWER,
+    UNCHECKABLE_BESIDE,
     UNCHECKABLE_RESPONSE,
     UNJUDGED_RESPONSE,
     Uncheckable,
 )
-from guardrail_plugin.flow.tool_rails import OUTPUT_TOO_LONG, tool_output_rail
+from guardrail_plugin.flow.tool_rails import OUTPUT_TOO_LONG, OUTPUT_UNCHECKABLE, tool_output_rail
 from guardrail_plugin.testing import verdict
 
 CHECK = Check("a secret question")
@@ -234,6 +235,38 @@ def test_on_uncheckable_decides_when_there_is_no_text(on_uncheckable: OnFailure)
     assert str(outcome.error) == "only image"
     assert type(outcome) is {"block": Blocked, "allow": Allowed, "raise": Failed}[on_uncheckable]
     assert not isinstance(outcome, Blocked) or outcome.response == UNCHECKABLE_RESPONSE
+
+
+@pytest.mark.parametrize("on_uncheckable", ["block", "allow", "raise"])
+def test_what_stands_beside_text_is_told_as_such(on_uncheckable: OnFailure) -> None:
+    subject = Uncheckable("an image", beside=True)
+    _, outcome = step_through(input_rail(subject, policy=Policy(), on_uncheckable=on_uncheckable))
+    assert type(outcome) is {"block": Blocked, "allow": Allowed, "raise": Failed}[on_uncheckable]
+    assert not isinstance(outcome, Blocked) or outcome.response == UNCHECKABLE_BESIDE
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_hazard_that_was_found_speaks_before_a_part_that_is_too_long(order: int) -> None:
+    policy = Policy(hazards={"S9": HazardRule(threshold=0.1)})
+    found = verdict(risk=0.2, hazard="S9", rail="output")
+    long = verdict(risk=0.3, rail="output", truncated=True)
+    checks = [Check("found", rail="output"), Check("long", rail="output")][::order]
+    flow = output_rail(checks, asked=None, rules=Rules(policy=policy, respond=False))
+    _, outcome = step_through(flow, Judged(outcomes=tuple([found, long][::order])))
+    assert isinstance(outcome, Blocked)
+    assert (outcome.response, outcome.verdict) == (BLOCKED_RESPONSE, found)
+
+
+@pytest.mark.parametrize("on_uncheckable", ["block", "allow", "raise"])
+def test_a_file_in_an_output_needs_no_verdict_to_be_withheld(on_uncheckable: OnFailure) -> None:
+    # Neither other switch must matter, and no error may quote the output.
+    policy = Policy(on_failure="allow" if on_uncheckable == "block" else "block", on_block="raise")
+    rules = Rules(policy=policy, on_uncheckable=on_uncheckable)
+    effects, outcome = step_through(tool_output_rail(Check("", rail="tool_output"), rules=rules, files=("file",)))
+    assert effects == []
+    assert isinstance(outcome.error, InputError)
+    assert type(outcome) is {"block": Blocked, "allow": Allowed, "raise": Failed}[on_uncheckable]
+    assert not isinstance(outcome, Blocked) or outcome.response == OUTPUT_UNCHECKABLE
 
 
 def test_a_guardian_that_finds_no_text_is_uncheckable_too() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrail_gateway import GatewaySettings
 from guardrail_gateway.history import read_history
 from guardrail_gateway.reading import read_question
+from guardrail_gateway.steps import withheld_message
 from guardrail_plugin import Check
 
 Turn = dict[str, Any]
@@ -46,6 +48,7 @@ def test_all_that_a_client_can_make_up_is_judged(messages: list[Turn]) -> None:
             *history.system,
             *(turn.check for turn in history.earlier),
             *history.tool_outputs.values(),
+            *(check for step in history.steps if isinstance(step.subject, tuple) for check in step.subject),
         )
     )
     users = [index for index, turn in enumerate(messages) if turn["role"] == "user"]
@@ -53,6 +56,35 @@ def test_all_that_a_client_can_make_up_is_judged(messages: list[Turn]) -> None:
         begun = turn["role"] == "assistant" and users and index > users[-1]
         if turn["role"] in ("user", "system") or begun:
             assert turn["content"].strip() in judged
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        ["assistant", "EVIL"],
+        {"type": "ai", "content": "EVIL"},
+        {"type": "ai", "content": "", "tool_calls": [{"id": "1", "name": "f", "args": {"q": "EVIL"}}]},
+        {"role": "assistant", "type": "human", "content": "EVIL"},
+        {"role": "assistant", "content": "x", "tool_calls": {"a": "EVIL"}},
+        {"role": "assistant", "content": "x", "tool_calls": ["EVIL"]},
+        {"role": "assistant", "content": "", "anything": [{"deep": ["EVIL"]}]},
+    ],
+)
+@pytest.mark.parametrize("after", [[], [{"role": "tool", "tool_call_id": "1", "content": "ok"}]])
+def test_what_is_said_in_the_models_name_is_judged_in_any_form(evil: object, after: list[Turn]) -> None:
+    history = read_history([{"role": "user", "content": "hi"}, evil, *after], GatewaySettings())
+    steps = [check for step in history.steps if isinstance(step.subject, tuple) for check in step.subject]
+    assert "EVIL" in "\n".join(check.text for check in (*history.beside, *steps))
+    assert not (after and history.beside)
+    assert "EVIL" not in str(withheld_message(evil, "withheld"))
+
+
+def test_a_long_question_is_shortened_beside_each_step() -> None:
+    loop = [{"role": "assistant", "content": "Step."}, {"role": "tool", "tool_call_id": "1", "content": "ok"}]
+    history = read_history([{"role": "user", "content": "a" * 50_000 + "b" * 50_000}, *loop], GatewaySettings())
+    [step] = history.steps
+    assert isinstance(step.subject, tuple)
+    assert step.subject[0].query == "a" * 2000 + "\n" + "b" * 2000
 
 
 def test_nobody_speaks_but_the_system() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -51,6 +52,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "sound's transcript": {"content": "", "additional_kwargs": {"audio": {"data": "UklGRg==", "transcript": HARM}}},
     "metadata": {"content": "Fine.", "response_metadata": {"thinking": "BOMB"}},
     "metadata, deep": {"content": "Fine.", "response_metadata": {"grounding": [{"text": HARM}]}},
+    "sentence for a model id": {"content": "Fine.", "additional_kwargs": {"model_id": HARM}},
+    "sentence for an effort": {"content": "Fine.", "response_metadata": {"reasoning_effort": HARM}},
     "sentence for a finish reason": {"content": "Fine.", "response_metadata": {"finish_reason": HARM}},
     "name": {"content": "Fine.", "name": HARM},
 }
@@ -78,9 +81,14 @@ QUIET: dict[str, dict[str, Any]] = {
         "content": [FINE],
         "additional_kwargs": {"signature": "Eu8B+w==", "__gemini_function_call_thought_signatures__": {"1": "Eu8B"}},
     },
+    "metadata beside the content": {
+        "content": "Fine.",
+        "additional_kwargs": {"stop_reason": "end_turn", "model_id": "us.claude-v1:0", "usage": {"total_tokens": 3}},
+    },
     "metadata": {
         "content": "Fine.",
         "response_metadata": {
+            "reasoning_effort": "medium", "x_groq": {"id": "req_01", "seed": 1}, "stop_reason": "end_turn",
             "model_name": "gpt-4o-2024-08-06", "finish_reason": "stop", "created_at": "2026-01-01T00:00:00Z",
             "token_usage": {"total": 3}, "logprobs": {"content": [{"token": " the"}]}, "guardrail": {"hazard": "S9"},
         },
@@ -238,3 +246,37 @@ def test_an_answer_is_known_by_what_it_says_and_not_by_its_id_alone(form: str) -
 
 def test_two_answers_without_an_id_are_not_the_same() -> None:
     assert not Ended(Allowed("output"), None).made(AIMessage([{"type": "custom", "data": HARM}]))
+
+
+def repeated(count: int, *, ids: bool) -> AIMessage:
+    """Return an answer whose every call is told three times, and once wrongly."""
+    calls = [{"name": "mail", "args": {"n": n}, "id": f"c{n}", "type": "tool_call"} for n in range(count)]
+    blocks = [
+        {"type": "tool_use", "name": "mail", "input": {"n": n}, **({"id": f"c{n}"} if ids else {})}
+        for n in range(count)
+    ]
+    raws = [raw(f'{{"n":{n}}}')[0] for n in range(count)]
+    return AIMessage(
+        [*blocks, {"type": "tool_use", "id": "c0", "name": "mail", "input": {"to": HARM}}],
+        tool_calls=calls,
+        additional_kwargs={"tool_calls": raws},
+    )
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_many_calls_that_are_repeated_are_judged_once_and_soon(ids: bool) -> None:
+    def seconds(count: int) -> float:
+        message = repeated(count, ids=ids)
+        began = time.thread_time()
+        checks = call_checks(message)
+        assert len(checks) == count + 1
+        assert any(HARM in check.text for check in checks)
+        return time.thread_time() - began
+
+    assert seconds(1600) / min(seconds(400) for _ in range(3)) < 12
+
+
+def test_a_block_that_bears_another_calls_id_is_judged() -> None:
+    calls = [{"name": "mail", "args": {"to": to}, "id": to, "type": "tool_call"} for to in ("ann", "bob")]
+    message = AIMessage([{"type": "tool_use", "id": "bob", "name": "mail", "input": {"to": "ann"}}], tool_calls=calls)
+    assert len(call_checks(message)) == 3

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import json
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+import requests
 from langchain_core.exceptions import OutputParserException
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
+from langchain_core.runnables import (
+    Runnable,
+    RunnableGenerator,
+    RunnableLambda,
+    RunnablePassthrough,
+    RunnablePick,
+)
 from langchain_core.tracers.base import BaseTracer
 from pydantic import BaseModel, PrivateAttr
 
@@ -140,8 +149,35 @@ async def areading(chunks: AsyncIterator[Any]) -> AsyncIterator[str]:
             yield text
 
 
+class Status(Exception):
+    """An application's error with a status, as FastAPI's."""
+
+    status_code = 502
+
+
+def noted(text: str) -> BaseException:
+    error = OwnError()
+    error.__notes__ = [text]
+    return error
+
+
+def unheard(_: Any) -> Any:
+    raise OwnError(MODEL.invoke("hi", config={"callbacks": []}).text)
+
+
+def elsewhere(_: Any) -> Any:
+    with ThreadPoolExecutor() as threads:
+        raise OwnError(threads.submit(MODEL.invoke, "hi").result().text)
+
+
+def named(name: str, *, module: str, base: type[Exception] = Exception, **attributes: Any) -> Any:
+    """Make an error class as a package that is not installed here has it."""
+    return type(name, (base,), {"__module__": module, **attributes})
+
+
 MODEL = ScriptedModel([EVIL])
 PARSER = PydanticOutputParser(pydantic_object=Answer)
+REQUEST = httpx2.Request("POST", "http://localhost/v1")
 UNHEARD = RunnableLambda(lambda _: EVIL)
 QUOTING: dict[str, tuple[Runnable[Any, Any], str]] = {
     "pydantic parser": (MODEL | RunnableLambda(PARSER.invoke), "OutputParserException"),
@@ -155,6 +191,31 @@ QUOTING: dict[str, tuple[Runnable[Any, Any], str]] = {
     "own error from a parser's": (MODEL | RunnableLambda(while_parsing(OwnError())), "OwnError"),
     "generator": (MODEL | RunnableGenerator(reading, areading), "FileNotFoundError"),
     "a rail inside": (guard(MODEL, guardian=allow_all(), rails=("output",)) | failing(OwnError), "OwnError"),
+    "a model called without listeners": (RunnableLambda(unheard), "OwnError"),
+    "a model called in a thread": (RunnableLambda(elsewhere), "OwnError"),
+    "a function before a model": (RunnableLambda(lambda _: failing(OwnError)(EVIL)) | MODEL, "OwnError"),
+    "a function before fallbacks": (
+        RunnableLambda(lambda _: failing(OwnError)(EVIL)) | MODEL.with_fallbacks([MODEL]),
+        "OwnError",
+    ),
+    "a function beside a model": (
+        RunnablePassthrough(lambda _: failing(OwnError)(EVIL)) | MODEL.bind(stop=["x"]),
+        "OwnError",
+    ),
+    "a function in a prompt": (
+        ChatPromptTemplate([("human", "{a} {b}")], partial_variables={"a": lambda: failing(OwnError)(EVIL)}) | MODEL,
+        "OwnError",
+    ),
+    "a status of one's own": (MODEL | RunnableLambda(failing(Status)), "Status"),
+    "notes": (MODEL | RunnableLambda(failing(noted)), "OwnError"),
+    "unreadable": (
+        MODEL | failing(named("APIResponseValidationError", module="anthropic._exceptions", status_code=200)),
+        "APIResponseValidationError",
+    ),
+    "Groq's 400 in a stream": (
+        MODEL | failing(lambda text: openai.APIError("failed", REQUEST, body={"failed_generation": text})),
+        "APIError",
+    ),
     "Groq's 400": (UNHEARD | failing(lambda text: status(400, f"failed_generation: {text}")), "BadRequestError"),
 }
 
@@ -233,6 +294,13 @@ async def test_an_error_that_passes_leaves_behind_what_it_came_from(path: str, c
     assert EVIL not in recorder.text()
 
 
+TWO = ChatPromptTemplate.from_messages([("human", "{a} {b}")])
+
+
+def _client_error() -> Any:
+    return named("HTTPClientError", module="botocore.exceptions")
+
+
 class Broken(ScriptedModel):
     """Fails instead of answering."""
 
@@ -255,11 +323,12 @@ class Broken(ScriptedModel):
 async def test_before_a_word_everything_passes(path: str) -> None:
     early: dict[str, tuple[Runnable[Any, Any], type[Exception]]] = {
         "model": (Broken([]) | JsonOutputParser(), OwnError),
-        "step": (RunnableLambda(failing(OwnError)) | MODEL, OwnError),
-        "prompt": (ChatPromptTemplate.from_messages([("human", "{a} {b}")]) | MODEL, TypeError),
+        "prompt": (TWO | MODEL, TypeError),
         "model inside a function": (RunnableLambda(lambda text: Broken([]).invoke(text)), OwnError),
-        "bound": (RunnableLambda(failing(OwnError)) | MODEL.bind(stop=["x"]), OwnError),
-        "fallbacks": (RunnableLambda(failing(OwnError)) | MODEL.with_fallbacks([MODEL]), OwnError),
+        "bound": (TWO | MODEL.bind(stop=["x"]), TypeError),
+        "fallbacks": (TWO | MODEL.with_fallbacks([TWO | MODEL]) | StrOutputParser(), TypeError),
+        "many steps": ({"it": RunnablePassthrough()} | RunnablePassthrough.assign(x=TWO | MODEL) | TWO, KeyError),
+        "picked": ({"it": RunnablePassthrough()} | RunnablePick("it") | TWO | MODEL, TypeError),
     }
     for case, (chain, kind) in early.items():
         error = await raised(safe(chain), path)
@@ -299,11 +368,118 @@ async def test_a_guarded_model_tells_no_text_either() -> None:
             assert EVIL not in recorder.text()
 
 
-def test_control_flow_passes_after_a_word() -> None:
-    errors = pytest.importorskip("langgraph.errors")
-    for error in (errors.GraphInterrupt(()), errors.ParentCommand(None), KeyboardInterrupt(), asyncio.CancelledError()):
+ANTHROPIC = named("APIError", module="anthropic._exceptions")
+LOST: dict[str, Any] = {
+    "an overload in a stream": named("APIStatusError", module="anthropic._exceptions", base=ANTHROPIC, status_code=200),
+    "Groq": named("APIConnectionError", module="groq._exceptions"),
+    "Groq in a stream": named("APIError", module="groq._exceptions"),
+    "Mistral": named("NoResponseError", module="mistralai.models.noresponseerror"),
+    "Cohere's 503": named("ApiError", module="cohere.core.api_error", status_code=503),
+    "Google's 503": named("APIError", module="google.genai.errors", code=503),
+    "Bedrock": named("ReadTimeoutError", module="botocore.exceptions", base=_client_error()),
+    "requests": requests.ConnectionError,
+    "requests, time": requests.ReadTimeout,
+    "aiohttp": named(
+        "ServerDisconnectedError",
+        module="aiohttp.client_exceptions",
+        base=named("ClientConnectionError", module="aiohttp.client_exceptions"),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("case", LOST)
+async def test_connections_of_all_clients_pass_without_what_was_written_onto_them(case: str, path: str) -> None:
+    def lose(said: Any) -> Any:
+        error = LOST[case]("lost" if "requests" not in case else f"no connection to http://localhost/{said.text}")
+        error.__notes__ = [said.text]
+        raise error from OwnError(said.text)
+
+    error = await raised(safe(MODEL | RunnableLambda(lose)), path)
+    assert type(error) is LOST[case]
+    assert not holds(error)
+
+
+@pytest.mark.parametrize("kind", ["APIError", "ClientError"])
+async def test_a_client_error_of_a_provider_is_not_a_lost_connection(kind: str) -> None:
+    refused = named(kind, module="google.genai.errors", base=named("APIError", module="google.genai.errors"), code=400)
+    error = await raised(safe(MODEL | failing(refused)), "ainvoke")
+    assert (type(error), holds(error)) == (ChainError, False)
+
+
+def test_ctrl_c_leaves_a_group_whose_other_errors_quote() -> None:
+    kind: Any = getattr(builtins, "BaseExceptionGroup", None)
+    if kind is None:
+        pytest.skip("no groups before Python 3.11")
+    for stop in (KeyboardInterrupt(), asyncio.CancelledError()):
+        inner = kind(EVIL, [OwnError(EVIL), stop])
+        group = kind(EVIL, [OwnError(EVIL), inner])
+        with pytest.raises(type(stop)) as caught:
+            safe(MODEL | failing(lambda _, group=group: group)).invoke("hi")
+        assert not holds(caught.value)
+
+
+def test_ctrl_c_passes_after_a_word() -> None:
+    for error in (KeyboardInterrupt(), asyncio.CancelledError()):
         with pytest.raises(type(error)):
             safe(MODEL | failing(lambda _, error=error: error)).invoke("hi")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_control_flow_without_text_passes_after_a_word(path: str) -> None:
+    errors, types = pytest.importorskip("langgraph.errors"), pytest.importorskip("langgraph.types")
+    for error in (
+        errors.GraphInterrupt(()),
+        errors.GraphInterrupt([types.Interrupt(value=[True, {1: 2.5}, None], id="of the graph")]),
+        errors.ParentCommand(None),
+        errors.GraphDrained("shutdown"),
+    ):
+        assert type(await raised(safe(MODEL | failing(lambda _, error=error: error)), path)) is type(error)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_control_flow_with_text_becomes_a_chain_error_that_says_what_to_do(path: str) -> None:
+    errors, types = pytest.importorskip("langgraph.errors"), pytest.importorskip("langgraph.types")
+    said = OwnError(EVIL)
+    for error in (
+        errors.GraphInterrupt([types.Interrupt(value={"draft": EVIL})]),
+        errors.GraphInterrupt([types.Interrupt(value={EVIL: True})]),
+        errors.GraphInterrupt([types.Interrupt(value=said)]),
+        errors.GraphInterrupt([types.Interrupt(value=True, response_schema={"enum": [EVIL]})]),
+        errors.NodeInterrupt(EVIL),
+        errors.ParentCommand(types.Command(graph=types.Command.PARENT, update={"messages": [EVIL]})),
+    ):
+        for chain in (MODEL | failing(lambda _, error=error: error), failing(lambda _, error=error: error)):
+            told = await raised(safe(RunnableLambda(str) | chain), path)
+            assert isinstance(told, ChainError)
+            assert told.kind == type(error).__name__
+            assert not holds(told)
+            assert "guardrail_node or GuardrailMiddleware inside it" in str(told)
+
+
+def test_a_guarded_graph_in_a_graph_hands_no_answer_past_the_rail() -> None:
+    graphs, types = pytest.importorskip("langgraph.graph"), pytest.importorskip("langgraph.types")
+    memory = pytest.importorskip("langgraph.checkpoint.memory")
+
+    def commands(state: Any) -> Any:
+        said = MODEL.invoke(state["messages"])
+        return types.Command(graph=types.Command.PARENT, goto="other", update={"messages": [said]})
+
+    def interrupts(state: Any) -> Any:
+        return types.interrupt({"draft": MODEL.invoke(state["messages"]).text})
+
+    for node in (commands, interrupts):
+        inner = graphs.StateGraph(graphs.MessagesState)
+        inner.add_node("node", node)
+        inner.add_edge(graphs.START, "node")
+        outer = graphs.StateGraph(graphs.MessagesState)
+        outer.add_node("guarded", safe(inner.compile(), output_text=lambda state: state["messages"][-1].text))
+        outer.add_node("other", lambda state: {})
+        outer.add_edge(graphs.START, "guarded")
+        graph, config = outer.compile(checkpointer=memory.InMemorySaver()), {"configurable": {"thread_id": "1"}}
+        with pytest.raises(ChainError):
+            graph.invoke({"messages": [("user", "hi")]}, config)
+        assert EVIL not in repr(graph.get_state(config))
 
 
 def test_without_the_output_rail_nothing_changes() -> None:

@@ -11,8 +11,8 @@ from langchain_core.runnables import RunnableLambda
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import BlockedError
-from guardrail_plugin.flow import Uncheckable
-from guardrail_plugin.flow.rails import UNCHECKABLE_RESPONSE
+from guardrail_plugin.flow import Uncheckable, rails
+from guardrail_plugin.flow.rails import UNCHECKABLE_BESIDE
 from guardrail_plugin.runnables import guard
 from guardrail_plugin.runnables.content import read_content, text_in
 from guardrail_plugin.runnables.views import read_input, read_turn
@@ -120,6 +120,17 @@ def test_what_cannot_be_read_is_named_beside_text_and_is_no_text_itself(form: st
     assert read_content([block]).sealed == (kind,)
 
 
+def test_a_refusal_of_an_image_beside_text_names_the_setting_once(caplog: pytest.LogCaptureFixture) -> None:
+    rails._warn_of_what_is_beside.cache_clear()
+    safe = guard(RunnableLambda(lambda _: "done"), guardian=ScriptedGuardian({}), output_type=str)
+    for _ in range(2):
+        safe.invoke([HumanMessage([PLAIN, IMAGE])])
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert 'on_uncheckable="allow"' in warnings[0]
+    assert "README" in warnings[0]
+
+
 @pytest.mark.parametrize("form", SEALED)
 async def test_on_uncheckable_decides_about_it_once_the_text_may_pass(form: str) -> None:
     def safe(**settings: Any) -> Any:
@@ -128,7 +139,7 @@ async def test_on_uncheckable_decides_about_it_once_the_text_may_pass(form: str)
 
     given = [HumanMessage([PLAIN, SEALED[form][0]])]
     harmful = [HumanMessage([{"type": "text", "text": HARM}, SEALED[form][0]])]
-    assert safe().invoke(given) == await safe().ainvoke(given) == UNCHECKABLE_RESPONSE
+    assert safe().invoke(given) == await safe().ainvoke(given) == UNCHECKABLE_BESIDE
     assert safe(on_uncheckable="allow").invoke(given) == "done"
     with pytest.raises(BlockedError):
         safe(on_block="raise").invoke(given)

@@ -14,6 +14,8 @@ from langchain_core.tools.base import TOOL_MESSAGE_BLOCK_TYPES
 from pydantic import BaseModel
 
 from guardrail_plugin.core.errors import InputError
+from guardrail_plugin.core.policy import OnFailure
+from guardrail_plugin.flow.tool_rails import OUTPUT_UNCHECKABLE
 from guardrail_plugin.runnables import ToolPolicy, guard_tool, texts_of
 from guardrail_plugin.runnables.tool_outputs import plain_text
 from guardrail_plugin.testing import ScriptedGuardian, allow_all, verdict
@@ -184,3 +186,67 @@ def test_the_output_of_a_trusted_tool_may_have_any_form() -> None:
     command = types.Command(update={"messages": types.Overwrite([HARM])})
     trusted = ToolPolicy(trust_outputs=["fetch"])
     assert guard_tool(fetch_tool(lambda _: command), guardian=judge(), tools=trusted).invoke(CALL) is command
+
+
+PDF = {"type": "file", "base64": "JVBERi0xLjcKAP/+", "mime_type": "application/pdf"}
+FINE = {"type": "text", "text": "fine"}
+
+FILES: dict[str, Any] = {
+    "pdf": [PDF],
+    "pdf beside text": [FINE, PDF],
+    "pdf by link": [FINE, {"type": "file", "url": "https://example.org/a.pdf"}],
+    "uploaded file": [{"type": "file", "file": {"file_id": "file-1"}}],
+    "document": [{"type": "document", "source": {"type": "url", "url": "https://example.org/a"}}],
+    "pdf that is called media": ToolMessage([{"type": "media", "data": "JVBERi0xLjcKAP/+"}], tool_call_id="call-1"),
+    "bytes": ToolMessage([{"type": "custom", "body": b"\x00\xff"}], tool_call_id="call-1"),
+    "among messages": [ToolMessage("fine", tool_call_id="1"), ToolMessage([FINE, PDF], tool_call_id="call-1")],
+    "in a command": types.Command(update={"messages": [ToolMessage([PDF], tool_call_id="call-1")]}),
+}
+
+SEEN: dict[str, Any] = {
+    "image": [{"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}],
+    "image by link": [FINE, {"type": "image_url", "image_url": {"url": "https://example.org/x"}}],
+    "image beside text": [FINE, {"type": "image", "source": {"type": "base64", "data": "iVBORw0KGgo="}}],
+    "image that is called a file": [{"type": "file", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}],
+    "image in a link in a file": [{"type": "file", "file": {"file_data": "data:image/png;base64,iVBORw0KGgo="}}],
+    "sound": ToolMessage([FINE, {"type": "audio", "base64": "UklGRg=="}], tool_call_id="call-1"),
+    "video": ToolMessage([{"type": "video", "url": "https://example.org/x"}], tool_call_id="call-1"),
+    "sealed thoughts": ToolMessage([FINE, {"type": "redacted_thinking", "data": "Eu8B+w=="}], tool_call_id="call-1"),
+    "text file": [{"type": "file", "base64": "ZmluZQ==", "mime_type": "text/plain"}],
+}
+
+
+@pytest.mark.parametrize("form", FILES)
+async def test_a_file_that_no_rail_can_read_is_withheld(form: str) -> None:
+    for message in await got(lambda _: FILES[form]):
+        assert OUTPUT_UNCHECKABLE in repr(message)
+        assert not any(part in repr(message) for part in ("JVBERi", "example.org", "file-1", "xff"))
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_on_uncheckable_decides_about_files(form: str) -> None:
+    bare = fetch_tool(lambda _: FILES[form])
+    passed = guard_tool(bare, guardian=judge(), on_uncheckable="allow").invoke(CALL)
+    assert repr(passed) == repr(bare.invoke(CALL))
+    with pytest.raises(InputError, match="cannot be read"):
+        guard_tool(bare, guardian=judge(), on_uncheckable="raise").invoke(CALL)
+
+
+@pytest.mark.parametrize("form", SEEN)
+async def test_images_sound_and_files_of_text_pass(form: str) -> None:
+    bare = fetch_tool(lambda _: SEEN[form]).invoke(CALL)
+    for message in await got(lambda _: SEEN[form]):
+        assert repr(message) == repr(bare)
+
+
+@pytest.mark.parametrize("on_uncheckable", ["block", "allow"])
+def test_text_beside_a_file_is_judged_first(on_uncheckable: OnFailure) -> None:
+    bare = fetch_tool(lambda _: [PDF, {"type": "text", "text": HARM}])
+    blocked = guard_tool(bare, guardian=judge(), on_uncheckable=on_uncheckable).invoke(CALL)
+    assert "safety check (PI)" in blocked.content
+
+
+def test_strings_of_data_stand_apart_and_texts_do_not() -> None:
+    data = {"type": "json", "json": {"k 0": "Ignore", "k 1": "all"}}
+    assert texts_of([data]) == ["k 0\nIgnore\nk 1\nall"]
+    assert texts_of([{"type": "text", "text": "Ign"}, {"type": "text", "text": "ore"}]) == ["Ignore"]

@@ -1,0 +1,53 @@
+"""Items of the Responses API without what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from guardrail_gateway.bodies import JsonObject, as_object
+from guardrail_plugin.runnables.block_kinds import is_name
+
+_IDS = frozenset({"type", "id", "call_id", "status", "name", "server_label", "namespace", "approval_request_id"})
+_MADE: Mapping[str, object] = {"arguments": "{}", "results": None, "outputs": None, "error": None, "tools": []}
+"""What stands under these keys instead."""
+
+_SILENT = frozenset({"item_reference", "mcp_approval_response"})
+
+
+def without_text(item: object, *, instead: str) -> JsonObject:
+    """Return an item with another text in place of its own. Calls stay, without their arguments."""
+    told = as_object(item)
+    kind = told.get("type", "message")
+    if kind == "message":
+        return {**_without_odd_name(told), "content": instead}
+    if not isinstance(kind, str):
+        return _said(instead)
+    if kind.endswith("_call_output"):
+        return {**_without_odd_name(told), "output": instead}
+    if kind == "reasoning":
+        kept = {key: told[key] for key in ("type", "id", "status") if key in told}
+        return {**kept, "summary": []}
+    if kind.endswith("_call") or kind in ("mcp_approval_request", "mcp_list_tools"):
+        return {key: _emptied(key, value, instead) for key, value in told.items()}
+    return dict(told) if kind in _SILENT else _said(instead)
+
+
+def _said(text: str) -> JsonObject:
+    return {"type": "message", "role": "user", "content": text}
+
+
+def _without_odd_name(told: Mapping[str, object]) -> JsonObject:
+    return {key: value for key, value in told.items() if key != "name" or (isinstance(value, str) and is_name(value))}
+
+
+def _emptied(key: str, value: object, instead: str) -> object:
+    if key in _MADE:
+        return _MADE[key]
+    if key == "output":
+        return instead
+    if isinstance(value, dict):
+        return {inner: _emptied(inner, told, instead) for inner, told in value.items() if is_name(inner)}
+    if isinstance(value, list):
+        return [_emptied("", told, instead) for told in value]
+    word = isinstance(value, str) and key in _IDS and is_name(value)
+    return value if word or not isinstance(value, str) else ""

@@ -1,0 +1,107 @@
+"""What a request says in the model's name after the latest turn: steps of a tool loop, and an answer begun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from guardrail_gateway.bodies import JsonObject, as_object
+from guardrail_gateway.problems import Problem
+from guardrail_gateway.reading import MODEL, as_message
+from guardrail_plugin import Check, InputError, Message
+from guardrail_plugin.flow import Uncheckable
+from guardrail_plugin.runnables.answers import Asked, answer_checks
+from guardrail_plugin.runnables.block_kinds import is_name
+
+_CALLS = ("tool_calls", "function_call")
+NOTHING_ASKED = Asked()
+_EMPTY: Mapping[str, object] = {"arguments": "{}", "input": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A message of the model between two uses of tools, judged as the answer that it was.
+
+    Attributes:
+        message: where it stands.
+    """
+
+    message: int
+    subject: tuple[Check, ...] | Uncheckable
+
+
+def loop_end(messages: Sequence[object], said: Sequence[Message], start: int) -> int:
+    """Return where the last use of a tool from ``start`` on ends: what follows is an answer, put into its mouth."""
+    for index in range(len(said) - 1, start - 1, -1):
+        calls = said[index].role == "assistant" and any(as_object(messages[index]).get(key) for key in _CALLS)
+        if calls or said[index].role == "tool":
+            return index + 1
+    return start
+
+
+def read_steps(
+    messages: Sequence[object], said: Sequence[Message], *, span: range, asked: Asked = NOTHING_ASKED
+) -> tuple[Step, ...]:
+    """Read what the model said within a span, message by message.
+
+    Args:
+        said: the messages, as the rails read them.
+
+    Raises:
+        Problem: 422, one is nested without end.
+    """
+    steps = [Step(i, _judged(messages[i], said[i], asked)) for i in span if said[i].role == "assistant"]
+    return tuple(step for step in steps if step.subject)
+
+
+def text_of(steps: Iterable[Step]) -> str:
+    """Return all that these tell the model that it has said, and thought."""
+    told = [step.subject for step in steps if isinstance(step.subject, tuple)]
+    return "\n".join(check.text for checks in told for check in checks).strip()
+
+
+def withheld_message(message: object, text: str) -> JsonObject:
+    """Return a message with a text in place of all that it says. Its tool calls stay, without their arguments."""
+    told = as_object(message)
+    kept = {key: value for key, value in told.items() if key != "name" or _is_word(value)}
+    if told.get("role") == "function":
+        kept.setdefault("name", "function")
+    if told.get("role", told.get("type")) in MODEL:
+        kept = {key: value for key, value in kept.items() if key in ("role", "type", "name") and _is_word(value)}
+        calls = told.get("tool_calls")
+        if isinstance(calls, list) and calls:
+            kept["tool_calls"] = [_emptied_call(call) for call in calls]
+        if isinstance(told.get("function_call"), dict):
+            kept["function_call"] = _call(told["function_call"])
+    return {**kept, "content": text}
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and is_name(value)
+
+
+def _emptied_call(call: object) -> JsonObject:
+    told = as_object(call)
+    kept: JsonObject = {key: told[key] for key in ("id", "type", "index") if key in told}
+    return {**kept, **{key: _call(told[key]) for key in ("function", "custom") if key in told}}
+
+
+def _call(given: object) -> JsonObject:
+    told = as_object(given)
+    name = told["name"] if _is_word(told.get("name")) else "withheld"
+    return {"name": name, **{key: empty for key, empty in _EMPTY.items() if key in told}}
+
+
+def _judged(message: object, said: Message, asked: Asked) -> tuple[Check, ...] | Uncheckable:
+    told = dict(as_object(message))
+    if not told:
+        # LangChain reads pairs of a role and a text too, and messages that name their role in ``type``.
+        return (asked.check(said.text),) if said.text.strip() else ()
+    if _is_word(told.get("type")):
+        del told["type"]
+    if _is_word(told.get("name")):
+        del told["name"]
+    try:
+        return answer_checks(as_message(told, {}), asked, None)
+    except InputError as error:
+        raise Problem.of(error) from None
