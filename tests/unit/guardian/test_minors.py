@@ -1,0 +1,68 @@
+"""Sexual content that speaks of minors counts as child exploitation, whatever a policy allows between adults."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from guardrail_plugin.guardian.minors import speaks_of_minors, with_minors
+
+YOUNG = [
+    "about a 12-year-old",
+    "she is 15 years old",
+    "a 9 yo",
+    "aged 16",
+    "twelve-year-old",
+    "a schoolgirl",
+    "underage",
+    "two teenagers",
+    "my kids",
+    "eine Geschichte mit Kindern",
+    "una niña",
+    "12살 아이",
+    "未成年",
+    "ребёнок",
+    "14歳",
+    "13 ans",
+]
+GROWN = [
+    "about a 32-year-old",
+    "two adults aged 25",
+    "she is 18 years old",
+    "a colleague from accounting",
+    "room 12",
+    "5 minutes",
+    "the years 2012 to 2015",
+]
+
+
+@pytest.mark.parametrize("text", YOUNG)
+def test_words_and_ages_of_minors(text: str) -> None:
+    assert speaks_of_minors(text)
+
+
+@pytest.mark.parametrize("text", GROWN)
+def test_adults_are_none(text: str) -> None:
+    assert not speaks_of_minors(text)
+
+
+def test_the_share_moves_only_where_the_text_is_sexual_in_the_first_place() -> None:
+    sexual = {"S12": 0.8, "S4": 0.1, "S1": 0.05}
+    assert with_minors(sexual, "a 12-year-old") == pytest.approx({"S12": 0.0, "S4": 0.9, "S1": 0.05})
+    assert with_minors(sexual, "two adults") == sexual
+    violent = {"S12": 0.1, "S1": 0.8}
+    assert with_minors(violent, "a 12-year-old") == violent
+    assert with_minors({}, "a 12-year-old") == {}
+
+
+def test_the_rule_is_linear() -> None:
+    def seconds(text: str) -> float:
+        began = time.process_time()
+        speaks_of_minors(text)
+        return time.process_time() - began
+
+    for piece in ("12 ", "a year ", "1-", "young "):
+        seconds(piece * 20_000)
+        once, twice = seconds(piece * 100_000), seconds(piece * 200_000)
+        assert twice < 4 * once + 0.05, piece
