@@ -8,6 +8,7 @@ import json
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,19 @@ def failing(error: Callable[[str], BaseException]) -> Callable[[Any], Any]:
     return run
 
 
-def while_parsing(error: Exception, *, cause: bool = False) -> Callable[[Any], Any]:
-    """Raise it while a parser's error is handled, as those do that ask the model again."""
+def while_parsing(error: Callable[[], Exception], *, cause: bool = False) -> Callable[[Any], Any]:
+    """Raise one while a parser's error is handled, as those do that ask the model again.
+
+    A new one for each input of a batch: threads that share one would give it back the cause that was cut off.
+    """
 
     def run(said: Any) -> Any:
         try:
             raise OutputParserException(said.text, llm_output=said.text)
         except OutputParserException as parsing:
             if cause:
-                raise error from parsing
-            raise error  # noqa: B904  that is the case
+                raise error() from parsing
+            raise error()  # noqa: B904  that is the case
 
     return run
 
@@ -188,7 +192,7 @@ QUOTING: dict[str, tuple[Runnable[Any, Any], str]] = {
     "no file of that name": (MODEL | (lambda said: Path(said.text).read_text()), "FileNotFoundError"),
     "a model that nobody hears": (UNHEARD | RunnableLambda(failing(ValueError)), "ValueError"),
     "a parser after one": (UNHEARD | RunnableLambda(PARSER.invoke), "OutputParserException"),
-    "own error from a parser's": (MODEL | RunnableLambda(while_parsing(OwnError())), "OwnError"),
+    "own error from a parser's": (MODEL | RunnableLambda(while_parsing(OwnError)), "OwnError"),
     "generator": (MODEL | RunnableGenerator(reading, areading), "FileNotFoundError"),
     "a rail inside": (guard(MODEL, guardian=allow_all(), rails=("output",)) | failing(OwnError), "OwnError"),
     "a model called without listeners": (RunnableLambda(unheard), "OwnError"),
@@ -287,7 +291,7 @@ async def test_what_came_in_place_of_an_answer_passes(case: str, path: str) -> N
 @pytest.mark.parametrize("path", PATHS)
 async def test_an_error_that_passes_leaves_behind_what_it_came_from(path: str, cause: bool) -> None:
     recorder = Recorder()
-    chain = safe(MODEL | RunnableLambda(while_parsing(status(429), cause=cause)))
+    chain = safe(MODEL | RunnableLambda(while_parsing(partial(status, 429), cause=cause)))
     error = await raised(chain, path, {"callbacks": [recorder]})
     assert isinstance(error, openai.RateLimitError)
     assert not holds(error)
