@@ -12,9 +12,9 @@ from hashlib import blake2b
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, VerdictParseError, did_you_mean
-from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import RAILS, Rail, Verdict
-from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of, taxonomy_of
+from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
+from guardrail_plugin.guardian.wrapped import WrappedGuardian
 
 DEFAULT_RAILS: tuple[Rail, ...] = ("input", "tool_output", "document")
 """Rails whose texts come back. Answers grow window by window and tool arguments vary: they would push out others."""
@@ -41,7 +41,7 @@ class CacheStats:
     entries: int
 
 
-class CachedGuardian:
+class CachedGuardian(WrappedGuardian):
     """A guardian that answers from memory what it has judged before. Safe to share between threads and event loops.
 
     The key is a hash of the text, its query and context, the rail and the guardian's id; no text is kept. Text is
@@ -82,28 +82,13 @@ class CachedGuardian:
         for rail in self._rails:
             if rail not in RAILS:
                 raise ConfigError(f"unknown rail {rail!r}{did_you_mean(str(rail), RAILS)}")
-        self._guardian = guardian
+        super().__init__(guardian)
         self._max_entries = max_entries
         self._ttl_s = ttl_s
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[bytes, tuple[float, Verdict]] = OrderedDict()
         self._hits = self._misses = self._bypassed = self._evictions = self._expired = 0
-
-    @property
-    def id(self) -> str:
-        """The wrapped guardian's id."""
-        return self._guardian.id
-
-    @property
-    def rails(self) -> frozenset[Rail]:
-        """The rails that the wrapped guardian serves."""
-        return rails_of(self._guardian)
-
-    @property
-    def taxonomy(self) -> Taxonomy:
-        """The hazards that the wrapped guardian can name."""
-        return taxonomy_of(self._guardian)
 
     def __repr__(self) -> str:
         return f"CachedGuardian({self.id!r}, max_entries={self._max_entries}, ttl_s={self._ttl_s})"
@@ -119,14 +104,6 @@ class CachedGuardian:
         keys, found, asked = self._look_up(checks)
         given = await self._guardian.acheck_many([checks[i] for i in asked], timeout_s=timeout_s) if asked else []
         return self._answers(keys, found, asked, given)
-
-    def respond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
-        """Have the wrapped guardian write the safeguard response."""
-        return self._guardian.respond(check, verdict, timeout_s=timeout_s)
-
-    async def arespond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
-        """Like ``respond``."""
-        return await self._guardian.arespond(check, verdict, timeout_s=timeout_s)
 
     def stats(self) -> CacheStats:
         """Return what the cache has done so far."""

@@ -7,37 +7,19 @@ from functools import partial
 
 import anyio.to_thread
 
-from guardrail_plugin import Check, Taxonomy, Verdict
-from guardrail_plugin.core.verdict import Rail
-from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of, taxonomy_of
+from guardrail_plugin import Check
+from guardrail_plugin.guardian.protocol import CheckOutcome
+from guardrail_plugin.guardian.wrapped import WrappedGuardian
 
 LARGE_CHARS = 32_768
 """About 20 ms of reading (views and tokens: 0.7 s for a million characters on one CPU core)."""
 
 
-class LargeTexts:
+class LargeTexts(WrappedGuardian):
     """A guardian whose async checks of large texts run in a thread.
 
     Does not: withdraw a large text from the pool when its caller is cancelled; it ends by itself, or at its timeout.
     """
-
-    def __init__(self, guardian: GuardianProtocol) -> None:
-        self._guardian = guardian
-
-    @property
-    def id(self) -> str:
-        """The guardian's."""
-        return self._guardian.id
-
-    @property
-    def rails(self) -> frozenset[Rail]:
-        """The guardian's."""
-        return rails_of(self._guardian)
-
-    @property
-    def taxonomy(self) -> Taxonomy:
-        """The guardian's."""
-        return taxonomy_of(self._guardian)
 
     def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Judge all in one pool batch."""
@@ -49,11 +31,3 @@ class LargeTexts:
             return await self._guardian.acheck_many(checks, timeout_s=timeout_s)
         work = partial(self._guardian.check_many, checks, timeout_s=timeout_s)
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-
-    def respond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
-        """Write the safeguard response."""
-        return self._guardian.respond(check, verdict, timeout_s=timeout_s)
-
-    async def arespond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
-        """Write the safeguard response. Cancellation: passes to the guardian."""
-        return await self._guardian.arespond(check, verdict, timeout_s=timeout_s)

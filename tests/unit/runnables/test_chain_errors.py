@@ -26,7 +26,7 @@ from langchain_core.runnables import (
     RunnablePassthrough,
     RunnablePick,
 )
-from langchain_core.tracers.base import BaseTracer
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from pydantic import BaseModel, PrivateAttr
 
 from guardrail_plugin import ChainError, InputError
@@ -37,25 +37,15 @@ from guardrail_plugin.testing.models import ScriptedModel
 EVIL = "EVIL steps, no JSON"
 
 
-class Recorder(BaseTracer):
-    """Keeps the run trees of its roots."""
+def shown(recorder: RunCollectorCallbackHandler) -> str:
+    """Return all that the recorded runs hold."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.roots: list[Any] = []
+    def walk(runs: list[Any]) -> Iterator[str]:
+        for run in runs:
+            yield repr((run.name, run.error, run.outputs, run.events, run.extra))
+            yield from walk(run.child_runs)
 
-    def _persist_run(self, run: Any) -> None:
-        self.roots.append(run)
-
-    def text(self) -> str:
-        """Return all that the runs hold."""
-
-        def walk(runs: list[Any]) -> Iterator[str]:
-            for run in runs:
-                yield repr((run.name, run.error, run.outputs, run.events, run.extra))
-                yield from walk(run.child_runs)
-
-        return "\n".join(walk(self.roots))
+    return "\n".join(walk(recorder.traced_runs))
 
 
 class Answer(BaseModel):
@@ -228,25 +218,25 @@ QUOTING: dict[str, tuple[Runnable[Any, Any], str]] = {
 @pytest.mark.parametrize("case", QUOTING)
 async def test_what_may_quote_the_answer_becomes_a_chain_error(case: str, path: str) -> None:
     chain, kind = QUOTING[case]
-    recorder = Recorder()
+    recorder = RunCollectorCallbackHandler()
     error = await raised(safe(chain), path, {"callbacks": [recorder]})
     assert isinstance(error, ChainError)
     assert error.kind == kind
     assert error.__context__ is None
     assert not holds(error)
-    assert recorder.roots
-    assert "ChainError" in recorder.text()
-    assert EVIL not in recorder.text()
+    assert recorder.traced_runs
+    assert "ChainError" in shown(recorder)
+    assert EVIL not in shown(recorder)
 
 
 @pytest.mark.parametrize("settings", [{"overlap": True}, {"overlap": True, "rails": ("input",)}])
 @pytest.mark.parametrize("path", [path for path in PATHS if "batch" not in path])
 async def test_beside_the_guardian_too(path: str, settings: dict[str, Any]) -> None:
-    recorder = Recorder()
+    recorder = RunCollectorCallbackHandler()
     error = await raised(safe(QUOTING["pydantic parser"][0], **settings), path, {"callbacks": [recorder]})
     assert isinstance(error, ChainError)
     assert not holds(error)
-    assert EVIL not in recorder.text()
+    assert EVIL not in shown(recorder)
 
 
 async def test_json_parsers_of_whole_answers() -> None:
@@ -290,12 +280,12 @@ async def test_what_came_in_place_of_an_answer_passes(case: str, path: str) -> N
 @pytest.mark.parametrize("cause", [False, True])
 @pytest.mark.parametrize("path", PATHS)
 async def test_an_error_that_passes_leaves_behind_what_it_came_from(path: str, cause: bool) -> None:
-    recorder = Recorder()
+    recorder = RunCollectorCallbackHandler()
     chain = safe(MODEL | RunnableLambda(while_parsing(partial(status, 429), cause=cause)))
     error = await raised(chain, path, {"callbacks": [recorder]})
     assert isinstance(error, openai.RateLimitError)
     assert not holds(error)
-    assert EVIL not in recorder.text()
+    assert EVIL not in shown(recorder)
 
 
 TWO = ChatPromptTemplate.from_messages([("human", "{a} {b}")])
@@ -365,11 +355,11 @@ async def test_a_guarded_model_tells_no_text_either() -> None:
     for inner, kind in ((quoting, ChainError), (Broken([]), OwnError)):
         model = guard_model(inner, guardian=allow_all())
         for path in ("invoke", "ainvoke", "stream", "astream"):
-            recorder = Recorder()
+            recorder = RunCollectorCallbackHandler()
             error = await raised(model, path, {"callbacks": [recorder]})
             assert isinstance(error, kind), path
             assert not holds(error)
-            assert EVIL not in recorder.text()
+            assert EVIL not in shown(recorder)
 
 
 ANTHROPIC = named("APIError", module="anthropic._exceptions")
@@ -526,9 +516,9 @@ async def test_a_graph_behind_the_rail(path: str) -> None:
         graph.add_edge("model", "next")
         graph.add_edge("next", "model")
         chain = RunnableLambda(lambda text: {"messages": [("user", text)]}) | graph.compile()
-        recorder = Recorder()
+        recorder = RunCollectorCallbackHandler()
         rail = safe(chain, output_text=lambda state: state["messages"][-1].text)
         error = await raised(rail, path, {"callbacks": [recorder], "recursion_limit": 4})
         assert type(error) is kind, error
         assert not holds(error)
-        assert EVIL not in recorder.text()
+        assert EVIL not in shown(recorder)

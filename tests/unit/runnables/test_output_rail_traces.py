@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from langchain_core.tracers.base import BaseTracer
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from guardrail_plugin.runnables import guard
 from guardrail_plugin.testing import ScriptedGuardian, verdict
@@ -24,20 +25,9 @@ async def collect(chunks: AsyncIterator[Any]) -> list[Any]:
     return [chunk async for chunk in chunks]
 
 
-class Recorder(BaseTracer):
-    """Keeps the run trees of its roots."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.roots: list[Any] = []
-
-    def _persist_run(self, run: Any) -> None:
-        self.roots.append(run)
-
-
 async def test_traces_show_the_rails_and_an_empty_run_for_the_chain() -> None:
     for run in ("invoke", "batch", "stream", "ainvoke", "abatch", "astream"):
-        recorder = Recorder()
+        recorder = RunCollectorCallbackHandler()
         config = {"callbacks": [recorder], "metadata": {"user": "u1"}}
         chain = safe(ScriptedModel(HARMFUL), name="safe")
         value: Any = ["hi"] if "batch" in run else "hi"
@@ -48,7 +38,7 @@ async def test_traces_show_the_rails_and_an_empty_run_for_the_chain() -> None:
             await result
         else:
             list(result)
-        [root] = recorder.roots
+        [root] = recorder.traced_runs
         children = sorted(root.child_runs, key=lambda child: child.name)
         assert [child.name for child in children] == ["ScriptedModel", "guardrail.input", "guardrail.output"], run
         held, _, rail = children

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
-from langchain_core.tracers.base import BaseTracer
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_core.tracers.schemas import Run
 
 from guardrail_plugin.core.conversation import Check
@@ -25,17 +25,6 @@ from guardrail_plugin.testing import ScriptedGuardian, verdict
 
 RULE: dict[str, CheckOutcome] = {"BOMB": verdict(risk=0.9, hazard="S9"), "DOWN": GuardianError("the guardian is down")}
 SECRET = "a-secret-word"
-
-
-class Recorder(BaseTracer):
-    """Keeps the run trees of its roots."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.roots: list[Run] = []
-
-    def _persist_run(self, run: Run) -> None:
-        self.roots.append(run)
 
 
 def names(run: Run) -> Any:
@@ -54,7 +43,9 @@ def chain(**settings: Any) -> Runnable[str, str]:
 
 async def collect(runnable: Runnable[Any, Any], value: Any) -> dict[str, list[Run]]:
     """Run every path once with a recorder and return the roots by path."""
-    recorders = {path: Recorder() for path in ("invoke", "batch", "stream", "ainvoke", "abatch", "astream")}
+    recorders = {
+        path: RunCollectorCallbackHandler() for path in ("invoke", "batch", "stream", "ainvoke", "abatch", "astream")
+    }
 
     def config(path: str) -> Any:
         return {"callbacks": [recorders[path]], "tags": ["mine"], "metadata": {"user": "u1"}}
@@ -65,7 +56,7 @@ async def collect(runnable: Runnable[Any, Any], value: Any) -> dict[str, list[Ru
     await runnable.ainvoke(value, config("ainvoke"))
     await runnable.abatch([value], config("abatch"))
     assert [chunk async for chunk in runnable.astream(value, config("astream"))]
-    return {path: recorder.roots for path, recorder in recorders.items()}
+    return {path: recorder.traced_runs for path, recorder in recorders.items()}
 
 
 @pytest.mark.parametrize(("word", "runs"), [("hi", ["guardrail.input", "shout"]), ("BOMB", ["guardrail.input"])])
@@ -93,9 +84,9 @@ async def test_the_rails_run_never_holds_text(word: str) -> None:
 
 
 def test_the_wrappers_own_run_records_what_the_bare_chain_would() -> None:
-    recorder = Recorder()
+    recorder = RunCollectorCallbackHandler()
     chain().invoke(f"hi {SECRET}", {"callbacks": [recorder]})
-    [root] = recorder.roots
+    [root] = recorder.traced_runs
     assert root.inputs == {"input": f"hi {SECRET}"}
 
 
@@ -108,25 +99,25 @@ async def test_inside_a_pipe_the_runs_nest() -> None:
 
 
 def test_each_item_of_a_batch_has_its_rail_run() -> None:
-    recorders = [Recorder() for _ in range(3)]
+    recorders = [RunCollectorCallbackHandler() for _ in range(3)]
     outputs = chain(on_block="raise").batch(
         ["hi", "BOMB", "you"], [{"callbacks": [recorder]} for recorder in recorders], return_exceptions=True
     )
     assert [type(output) for output in outputs] == [str, BlockedError, str]
-    told = [rail.outputs["action"] for r in recorders for rail in rails(r.roots[0]) if rail.outputs]
+    told = [rail.outputs["action"] for r in recorders for rail in rails(r.traced_runs[0]) if rail.outputs]
     assert told == ["allow", "block", "allow"]
-    assert [r.roots[0].error is None for r in recorders] == [True, False, True]
+    assert [r.traced_runs[0].error is None for r in recorders] == [True, False, True]
 
 
 def test_a_block_ends_the_rail_well_and_a_failure_ends_it_with_its_error() -> None:
     for word, failed in (("BOMB", False), ("DOWN", True)):
-        recorder = Recorder()
+        recorder = RunCollectorCallbackHandler()
         raising = chain(policy=Policy(on_block="raise", on_failure="raise"))
         with pytest.raises((BlockedError, GuardianError)):
             raising.invoke(f"{word} {SECRET}", {"callbacks": [recorder]})
-        [rail] = rails(recorder.roots[0])
+        [rail] = rails(recorder.traced_runs[0])
         assert (rail.error is not None) == failed
-        assert SECRET not in str(recorder.roots[0].error)
+        assert SECRET not in str(recorder.traced_runs[0].error)
 
 
 async def test_cancellation_ends_the_rails_run() -> None:
@@ -136,14 +127,14 @@ async def test_cancellation_ends_the_rails_run() -> None:
             await asyncio.Event().wait()
             raise AssertionError("never set")
 
-    started, recorder = asyncio.Event(), Recorder()
+    started, recorder = asyncio.Event(), RunCollectorCallbackHandler()
     safe = guard(RunnableLambda(str.upper), guardian=Slow(RULE), output_type=str)
     task = asyncio.create_task(safe.abatch(["hi"], {"callbacks": [recorder]}, return_exceptions=True))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    [rail] = rails(recorder.roots[0])
+    [rail] = rails(recorder.traced_runs[0])
     assert rail.error is not None
     assert "CancelledError" in rail.error
 
