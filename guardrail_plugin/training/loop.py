@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.guardian.format import Layout
-from guardrail_plugin.guardian.manifest import ADAPTER_FILE
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.load import default_device, load_causal_lm, model_folder
 from guardrail_plugin.models.locate import Located, locate
@@ -29,6 +28,7 @@ from guardrail_plugin.training.loss import detection_loss, response_loss, total_
 from guardrail_plugin.training.mix import Pools, epoch_examples, read_pools
 from guardrail_plugin.training.network import GuardianNetwork
 from guardrail_plugin.training.validation import Validation, validate
+from guardrail_plugin.training.widen import load_start
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -87,7 +87,7 @@ def train(
             if rank == 0 and time.monotonic() - saved_at > checkpoint_every_s:
                 run.checkpoint(out / CHECKPOINT_FILE, step + 1)
                 saved_at = time.monotonic()
-    run.average_with(start)
+    run.average_with_start()
     with run.precision():
         validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
     if rank == 0:
@@ -115,6 +115,7 @@ class _Run:
     world: int = 1
     per_epoch: int = 0
     rows_per_batch: float = 1.0
+    began: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, config: TrainConfig, data_folders: Sequence[Path], *, device: str, quiet: bool) -> _Run:
@@ -147,12 +148,12 @@ class _Run:
         return batches(rows, batch_tokens=self.config.batch_tokens, rng=rng)
 
     def start_from(self, folder: Path | None) -> None:
-        """Load the adapter of an earlier stage.
+        """Load the adapter of an earlier stage, of this rank or a smaller one.
 
         Raises:
             ConfigError: the recipe names an earlier stage and no folder is given, or the other way round.
         """
-        from peft import set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         if (folder is None) != (self.config.start_from is None):
             wanted = self.config.start_from
@@ -160,19 +161,20 @@ class _Run:
         if folder is None and self.config.average_start:
             raise ConfigError("average_start is a share of weights that a run goes on from: name them in start_from")
         if folder is not None:
-            state = load_file(folder / ADAPTER_FILE)
-            set_peft_model_state_dict(self.network.peft, {name: tensor.float() for name, tensor in state.items()})
+            config = self.config
+            fresh = get_peft_model_state_dict(self.network.peft, save_embedding_layers=False)
+            self.began = load_start(folder, fresh, rank=config.lora_rank, alpha=config.lora_alpha)
+            set_peft_model_state_dict(self.network.peft, self.began)
 
-    def average_with(self, start: Path | None) -> None:
+    def average_with_start(self) -> None:
         """Mix the weights that the run began with into those it ended with (WiSE-FT, arXiv 2109.01903)."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         share = self.config.average_start
-        if start is None or share == 0:
+        if not self.began or share == 0:
             return
         ended = get_peft_model_state_dict(self.network.peft, save_embedding_layers=False)
-        began = load_file(start / ADAPTER_FILE)
-        mean = {name: torch.lerp(one.float(), began[name].to(one.device).float(), share) for name, one in ended.items()}
+        mean = {name: torch.lerp(one.float(), self.began[name].to(one.device), share) for name, one in ended.items()}
         set_peft_model_state_dict(self.network.peft, mean)
 
     def total_steps(self) -> int:

@@ -215,6 +215,36 @@ def test_a_stage_may_end_between_where_it_began_and_where_it_would_have(
     assert moved > 0
 
 
+def test_a_later_stage_may_have_more_ranks(config: TrainConfig, data: Path, trained: Path, tmp_path: Path) -> None:
+    """It begins as the same function, whatever its alpha, and its new ranks learn."""
+    began = load_file(trained / ADAPTER_FILE)
+    more = {"start_from": "first", "lora_rank": 2 * config.lora_rank, "lora_alpha": config.lora_alpha}
+    for steps, still in ((1, True), (8, False)):
+        rates = {"learning_rate": 1e-9, "token_learning_rate": 1e-9} if still else {}
+        out = tmp_path / str(steps)
+        later = config.model_copy(update=more | rates)
+        result = train(later, data_folders=[data], out=out, device="cpu", start=trained, max_steps=steps, quiet=True)
+        assert result.validation.auroc["input"] > 0.95
+        ended = load_file(out / ADAPTER_FILE)
+        for name, tensor in ended.items():
+            if "lora_B" not in name:
+                continue
+            old, new = tensor.split(config.lora_rank, dim=1)
+            if still:
+                assert torch.allclose(
+                    old.float(), 2 * began[name].float(), atol=1e-6, rtol=1e-2
+                )  # alpha / rank is half
+                assert new.abs().max() < 1e-6
+            else:
+                assert new.abs().max() > 1e-6
+
+
+def test_a_later_stage_has_no_fewer_ranks(config: TrainConfig, data: Path, trained: Path, tmp_path: Path) -> None:
+    later = config.model_copy(update={"start_from": "first", "lora_rank": config.lora_rank // 2})
+    with pytest.raises(ConfigError, match="give at least as many"):
+        train(later, data_folders=[data], out=tmp_path, device="cpu", start=trained, quiet=True)
+
+
 def test_a_second_stage_without_the_first_is_an_error(config: TrainConfig, data: Path, tmp_path: Path) -> None:
     later = config.model_copy(update={"start_from": "first"})
     with pytest.raises(ConfigError, match="goes on from 'first'"):

@@ -106,8 +106,13 @@ def test_a_developer_can_ask_to_see_it(upstream: tuple[ScriptedUpstream, str], g
     app = create_app(settings, guardian=guardian, pages=page.pages)
     with serving(app, settings) as base, httpx2.Client(base_url=base, timeout=20.0, trust_env=False) as client:
         assert client.get("/playground/about").json()["shows_held"] is True
-        [dropped] = of(ask(client, "evil answer"), "dropped")
-        assert all(words in dropped["text"] for words in BLOCKED_ANSWER)
+        events = ask(client, "evil answer")
+    [dropped] = of(events, "dropped")
+    # The verdict stops the stream, so how much had been released or had come by then is a matter of time.
+    seen = "".join(event["text"] for event in [*of(events, "text"), dropped])
+    whole = "The first sentence is harmless. Now take the bomb and do as I say. Then run."
+    assert whole.startswith(seen)
+    assert BLOCKED_ANSWER[0] in dropped["text"]
 
 
 @pytest.mark.parametrize(
