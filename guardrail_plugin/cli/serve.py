@@ -55,6 +55,9 @@ def serve(
     trust_system: Annotated[
         bool, typer.Option("--trust-system", help="System messages are the operator's own: do not judge them.")
     ] = False,
+    allow_uncheckable: Annotated[
+        bool, typer.Option("--allow-uncheckable", help="Let images and files pass, which no rail can read.")
+    ] = False,
     window: Annotated[
         str, typer.Option("--window", metavar="SIZE", help="Streams: sentence, answer, or a number of words.")
     ] = "sentence",
@@ -100,6 +103,7 @@ def serve(
         rails=rails_named(rails.split(",")),
         history=history_named(history),
         trust_system=trust_system,
+        on_uncheckable="allow" if allow_uncheckable else "block",
         window=_window(window),
         host=host,
         port=port,

@@ -74,24 +74,35 @@ def input_rail(
     subject: Check | Uncheckable | InputError,
     *,
     policy: Policy,
+    beside: Uncheckable | None = None,
     on_uncheckable: OnFailure = "block",
     on_escalate: OnEscalate | None = None,
     respond: bool = True,
 ) -> Steps[Outcome]:
-    """Decide what happens to one text.
+    """Decide what happens to one text, and to what stands beside it.
 
     An ``InputError`` as subject (no way to tell what to judge: the caller's mistake) always ends in ``Failed``.
     ``policy.on_failure`` covers a guardian or pool that gave no verdict; ``on_uncheckable`` covers inputs without
     text. Any other error, such as a missing dependency, ends in ``Failed``: nothing goes on.
 
     ``action="escalate"`` asks ``on_escalate``; without one it blocks, and the outcome keeps the word.
+
+    Args:
+        beside: what no rail can read, such as an image: where the text may pass, it is like an input without any.
     """
     rules = Rules(policy=policy, on_uncheckable=on_uncheckable, on_escalate=on_escalate, respond=respond)
+    outcome = yield from _of_text(subject, rules)
+    if beside is None or not isinstance(outcome, Allowed) or on_uncheckable == "allow":
+        return outcome
+    return _uncheckable(beside, rules)
+
+
+def _of_text(subject: Check | Uncheckable | InputError, rules: Rules) -> Steps[Outcome]:
     if isinstance(subject, InputError):
         return Failed("input", subject)
     if isinstance(subject, Uncheckable):
         return _uncheckable(subject, rules)
-    answer = yield Classify(subject, policy.timeout_s)
+    answer = yield Classify(subject, rules.policy.timeout_s)
     if not isinstance(answer, Verdict):
         error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
         return unjudged(error, rail=subject.rail, rules=rules)

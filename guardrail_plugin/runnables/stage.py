@@ -19,7 +19,6 @@ from guardrail_plugin.flow import (
     Outcome,
     Rules,
     Steps,
-    Uncheckable,
     describe,
     input_rail,
     run_batch_async,
@@ -160,16 +159,9 @@ class InputStage:
         return [self._flow(self._turn(value)) for value in inputs]
 
     def _flow(self, turn: Turn | InputError) -> Steps[Outcome]:
-        beside = turn.beside if isinstance(turn, Turn) else None
-        outcome = yield from self._decided(turn.subject if isinstance(turn, Turn) else turn)
-        if beside is None or not isinstance(outcome, Allowed) or self.rules.on_uncheckable == "allow":
-            return outcome
-        # The text may pass; what stands beside it is like an input without any.
-        return (yield from self._decided(beside))
-
-    def _decided(self, subject: Check | Uncheckable | InputError) -> Steps[Outcome]:
         return input_rail(
-            subject,
+            turn.subject if isinstance(turn, Turn) else turn,
+            beside=turn.beside if isinstance(turn, Turn) else None,
             policy=self.rules.policy,
             on_uncheckable=self.rules.on_uncheckable,
             on_escalate=self.rules.on_escalate,

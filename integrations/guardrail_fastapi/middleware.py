@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,9 +15,11 @@ from guardrail_fastapi.connection import ClientGone, while_connected
 from guardrail_fastapi.dependency import service_of
 from guardrail_fastapi.errors import HttpError, http_error
 from guardrail_plugin import ConfigError, InputError
+from guardrail_plugin.core.policy import OnFailure
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe, input_rail, run_async
 from guardrail_plugin.observe import RailEvent
-from guardrail_plugin.runnables.views import InputKey, read_input
+from guardrail_plugin.runnables.construction import check_word
+from guardrail_plugin.runnables.views import InputKey, read_turn
 
 Blocker: TypeAlias = Callable[[Blocked, dict[str, Any]], Response]
 """From a block and the request's body to what the client gets."""
@@ -43,6 +45,7 @@ class GuardrailMiddleware:
         input_key: where the user's text or messages are in a body; as ``guard(input_key=...)``.
         on_block: makes the answer to a blocked body, in the application's own format.
         max_body_bytes: larger bodies are refused (413).
+        on_uncheckable: what happens to a body without text, and to images and files beside text.
 
     Does not: check answers, or follow edits of ``on_escalate``; use the dependency for these.
     """
@@ -55,16 +58,19 @@ class GuardrailMiddleware:
         input_key: InputKey | None = None,
         on_block: Blocker = blocked_json,
         max_body_bytes: int = 1_048_576,
+        on_uncheckable: OnFailure = "block",
     ) -> None:
         if isinstance(paths, str) or not paths:
             raise ConfigError(f"paths must be a list of paths, got {paths!r}")
         if max_body_bytes < 1:
             raise ConfigError(f"max_body_bytes must be 1 or more, got {max_body_bytes}")
+        check_word("on_uncheckable", on_uncheckable, get_args(OnFailure))
         self._app = app
         self._paths = frozenset(paths)
         self._input_key = input_key
         self._on_block = on_block
         self._max_body_bytes = max_body_bytes
+        self._on_uncheckable = on_uncheckable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge, then pass on or answer. Cancellation: passes to the guardian, which withdraws the work."""
@@ -111,8 +117,9 @@ class GuardrailMiddleware:
     async def _decide(self, scope: Scope, body: object) -> Outcome:
         service = service_of(scope)
         policy, started = service.policy, monotonic()
-        subject = read_input(body, input_key=self._input_key)
-        outcome = await run_async(input_rail(subject, policy=policy), service.guardian)
+        turn = read_turn(body, input_key=self._input_key)
+        flow = input_rail(turn.subject, beside=turn.beside, policy=policy, on_uncheckable=self._on_uncheckable)
+        outcome = await run_async(flow, service.guardian)
         service.observers.rail(RailEvent.of(outcome, policy=policy, seconds=monotonic() - started))
         return outcome
 

@@ -16,11 +16,12 @@ from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
 from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
-from guardrail_gateway.reading import read_question, read_tool_outputs, whole_choice
+from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs, whole_choice
 from guardrail_gateway.steps import withheld_message
 from guardrail_gateway.upstream import Reply, UpstreamError
-from guardrail_plugin import Check, InputError
-from guardrail_plugin.flow import Allowed, Blocked, Failed, Uncheckable
+from guardrail_plugin import InputError
+from guardrail_plugin.flow import Allowed, Blocked, Failed
+from guardrail_plugin.runnables.views import Turn
 
 _MAX_CHOICES = 128
 
@@ -65,7 +66,7 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
         raise bad_request("messages must be a list of messages.", param="messages")
     rails, turns = desk.settings.rails, desk.settings.context_turns
 
-    def read() -> tuple[Check | Uncheckable | InputError, History, dict[int, Check]]:
+    def read() -> tuple[Turn | InputError, History, dict[int, ToolOutput]]:
         outputs = read_tool_outputs(messages) if "tool_output" in rails else {}
         return read_question(messages, context_turns=turns), read_history(messages, desk.settings), outputs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -13,6 +13,7 @@ from guardrail_gateway.completions import instead
 from guardrail_gateway.history import NOTHING, History
 from guardrail_gateway.notes import Note
 from guardrail_gateway.problems import Problem
+from guardrail_gateway.reading import ToolOutput
 from guardrail_gateway.settings import GatewaySettings
 from guardrail_plugin import Check, InputError, Policy
 from guardrail_plugin.flow import (
@@ -35,6 +36,7 @@ from guardrail_plugin.flow.tool_rails import tool_output_rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import RailEvent
 from guardrail_plugin.runnables.answers import Asked, answer_checks
+from guardrail_plugin.runnables.views import Turn
 
 WITHHELD = "This message was withheld by a safety check."
 """What a model gets in place of an earlier turn that does not pass, and of what was said to it."""
@@ -86,13 +88,14 @@ class Desk:
     def rules(self) -> Rules:
         """The policy, where "block unjudged" is told as an HTTP error: that is a status, which clients retry."""
         closed = self.policy.on_failure == "block"
-        return Rules(policy=self.policy.model_copy(update={"on_failure": "raise"}) if closed else self.policy)
+        policy = self.policy.model_copy(update={"on_failure": "raise"}) if closed else self.policy
+        return Rules(policy=policy, on_uncheckable=self.settings.on_uncheckable)
 
     async def question(
         self,
-        subject: Check | Uncheckable | InputError | None,
+        asked: Turn | InputError | None,
         history: History = NOTHING,
-        tool_outputs: Mapping[int, Check] = MappingProxyType({}),
+        tool_outputs: Mapping[int, ToolOutput] = MappingProxyType({}),
     ) -> tuple[Outcome | None, dict[int, str]]:
         """Decide about all that a request says, in one guardian batch (a long history: in several).
 
@@ -104,9 +107,9 @@ class Desk:
 
         Cancellation: passes to the guardian, which withdraws the work.
         """
-        if isinstance(subject, Check):
-            self.asked = Asked(subject.text, subject.context)
-        parts, started = self._parts(subject, history, tool_outputs), time.monotonic()
+        if isinstance(asked, Turn) and isinstance(asked.subject, Check):
+            self.asked = Asked(asked.subject.text, asked.subject.context)
+        parts, started = self._parts(asked, history, tool_outputs), time.monotonic()
         outcomes: list[Outcome] = []
         for at in range(0, len(parts), _MOST_AT_ONCE):
             flows = [part.flow for part in parts[at : at + _MOST_AT_ONCE]]
@@ -135,24 +138,21 @@ class Desk:
                 raise Problem.of(outcome.error)
 
     def _parts(
-        self, subject: Check | Uncheckable | InputError | None, history: History, tool_outputs: Mapping[int, Check]
+        self, asked: Turn | InputError | None, history: History, tool_outputs: Mapping[int, ToolOutput]
     ) -> list[_Part]:
         rules = self.rules
         # Nobody reads a safeguard response to these.
-        quiet = rules.policy.model_copy(update={"on_block": "respond"})
-        asked = [*([] if subject is None else [subject]), *history.beside]
-        parts = [_Part("question", one, input_rail(one, policy=rules.policy)) for one in asked]
-        parts += [_Part("tool", one, tool_output_rail(one, rules=rules), (at,)) for at, one in tool_outputs.items()]
-        for check in history.system:
-            parts.append(_Part("system", check, input_rail(check, policy=quiet, respond=False)))
-        for turn in history.earlier:
-            flow = input_rail(turn.check, policy=quiet, respond=False)
-            parts.append(_Part("turn", turn.check, flow, turn.messages, earlier=True))
+        quiet = replace(rules, policy=rules.policy.model_copy(update={"on_block": "respond"}), respond=False)
+        parts = [] if asked is None else [_asked_part("question", asked, rules=rules)]
+        parts += [_asked_part("question", Turn(check), rules=rules) for check in history.beside]
+        parts += [_tool_part(at, told, rules=rules) for at, told in tool_outputs.items()]
+        parts += [_asked_part("system", turn, rules=quiet) for turn in history.system]
+        for old in history.earlier:
+            parts.append(replace(_asked_part("turn", old.turn, rules=quiet), messages=old.messages, earlier=True))
         for step in history.steps:
-            steps = output_rail(step.subject, asked=None, rules=Rules(policy=quiet, respond=False))
+            steps = output_rail(step.subject, asked=None, rules=quiet)
             parts.append(_Part("turn", step.subject, steps, (step.message,), earlier=True))
-        for at, check in history.tool_outputs.items():
-            parts.append(_Part("tool", check, tool_output_rail(check, rules=rules), (at,), earlier=True))
+        parts += [_tool_part(at, told, rules=rules, earlier=True) for at, told in history.tool_outputs.items()]
         return parts
 
     async def answers(self, outputs: Sequence[object]) -> list[Outcome]:
@@ -230,6 +230,19 @@ class Desk:
 
     def _what(self, subject: object) -> Check | None:
         return self.asked.check(subject[0].text) if isinstance(subject, tuple) and subject else None
+
+
+def _asked_part(kind: Literal["question", "system", "turn"], turn: Turn | InputError, *, rules: Rules) -> _Part:
+    subject, beside = (turn, None) if isinstance(turn, InputError) else (turn.subject, turn.beside)
+    flow = input_rail(
+        subject, beside=beside, policy=rules.policy, on_uncheckable=rules.on_uncheckable, respond=rules.respond
+    )
+    return _Part(kind, subject, flow)
+
+
+def _tool_part(at: int, told: ToolOutput, *, rules: Rules, earlier: bool = False) -> _Part:
+    flow = tool_output_rail(told.check, rules=rules, files=told.files)
+    return _Part("tool", told.check, flow, (at,), earlier=earlier)
 
 
 def _system_blocked(outcome: Blocked | Edited, headers: Mapping[str, str]) -> Problem:

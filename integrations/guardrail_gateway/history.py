@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import Problem
-from guardrail_gateway.reading import readable, tool_check
+from guardrail_gateway.reading import ToolOutput, read_tool_output, readable
 from guardrail_gateway.settings import GatewayRail, GatewaySettings
 from guardrail_gateway.steps import Step, loop_end, read_steps, text_of
 from guardrail_plugin import Check, InputError, Message
+from guardrail_plugin.flow import Uncheckable
 from guardrail_plugin.runnables.answers import Asked
-from guardrail_plugin.runnables.views import read_messages
+from guardrail_plugin.runnables.content import read_content
+from guardrail_plugin.runnables.views import Turn, read_messages
 
 _QUERY_END = 2000
 """Characters."""
@@ -26,7 +28,7 @@ class EarlierTurn:
         messages: where it stands, and the texts with which it was answered: they go with it if it is withheld.
     """
 
-    check: Check
+    turn: Turn
     messages: tuple[int, ...]
 
 
@@ -43,10 +45,10 @@ class History:
     """
 
     beside: tuple[Check, ...] = ()
-    system: tuple[Check, ...] = ()
+    system: tuple[Turn, ...] = ()
     earlier: tuple[EarlierTurn, ...] = ()
     steps: tuple[Step, ...] = ()
-    tool_outputs: Mapping[int, Check] = field(default_factory=dict)
+    tool_outputs: Mapping[int, ToolOutput] = field(default_factory=dict)
 
     def under(self, rails: Sequence[GatewayRail]) -> History:
         """Return what these rails judge of it."""
@@ -72,9 +74,11 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
         raise Problem.of(error) from None
     roles = [message.role for message in said]
     turns = settings.context_turns
-    system = [message.text for message in said if message.role == "system"] if "user" in roles else []
+    sealed = {i: _sealed(messages[i]) for i, role in enumerate(roles) if role in ("user", "system")}
+    system = [_turn(said[i].text, sealed[i]) for i, role in enumerate(roles) if role == "system"]
+    system = [_turn(instructions), *system] if "user" in roles else [_turn(instructions)]
     if settings.trust_system:
-        system, instructions = [], ""
+        system = []
     beside = _names(messages, roles, trusted=settings.trust_system)
     # Without a user turn all that is there is judged as one.
     stop = len(roles) - roles[::-1].index("user") if "user" in roles else len(roles)
@@ -82,40 +86,56 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
     begun = text_of(read_steps(messages, said, span=range(end, len(said))))
     if begun:
         beside.append(Check(begun, rail="input", context=_context(said[:stop], turns)))
-    old: dict[int, Check] = {}
+    old: dict[int, ToolOutput] = {}
     if settings.history == "all":
         spoke = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
-        old = {i: tool_check(as_object(messages[i])) for i in range(spoke) if roles[i] == "tool"}
+        old = {i: read_tool_output(as_object(messages[i])) for i in range(spoke) if roles[i] == "tool"}
     return History(
         beside=tuple(beside),
-        system=tuple(Check(text, rail="input") for text in [instructions, *system] if text.strip()),
-        earlier=_earlier(said[:stop], turns) if settings.history == "all" and "user" in roles else (),
+        system=tuple(turn for turn in system if turn is not None),
+        earlier=_earlier(said[:stop], sealed, turns) if settings.history == "all" and "user" in roles else (),
         steps=read_steps(messages, said, span=range(stop, end), asked=_asked(said[:stop])),
         tool_outputs=old,
     )
 
 
-def _earlier(said: Sequence[Message], turns: int) -> tuple[EarlierTurn, ...]:
+def _sealed(message: object) -> tuple[str, ...]:
+    return read_content(as_object(message).get("content")).sealed
+
+
+def _turn(text: str, sealed: Iterable[str] = (), context: tuple[Message, ...] = ()) -> Turn | None:
+    """Return what is judged of some text and the images and files beside it; ``None``: there is neither."""
+    kinds = ", ".join(dict.fromkeys(sealed))
+    unread = (
+        Uncheckable(f"a message holds {kinds}, which no rail can read", beside=bool(text.strip())) if kinds else None
+    )
+    if not text.strip():
+        return None if unread is None else Turn(unread)
+    return Turn(Check(text, rail="input", context=context), unread)
+
+
+def _earlier(said: Sequence[Message], sealed: Mapping[int, tuple[str, ...]], turns: int) -> tuple[EarlierTurn, ...]:
     """Return all turns but the last: each is what users said between two messages of the model."""
-    found: list[tuple[Check, list[int]]] = []
+    found: list[tuple[Turn, list[int]]] = []
     spoken: list[Message] = []
     turn: list[int] = []
     before: tuple[Message, ...] = ()
     for index, message in enumerate(said):
         if message.role == "assistant":
-            text = "\n".join(said[i].text for i in turn)
-            if text.strip():
-                found.append((Check(text, rail="input", context=before), turn))
+            text = "\n".join(said[i].text for i in turn if said[i].text)
+            asked = _turn(text, (kind for i in turn for kind in sealed[i]), before)
+            if asked is not None:
+                found.append((asked, turn))
             turn = []
             # What says nothing may order something.
             if found:
                 found[-1][1].append(index)
             spoken += [message] if message.text.strip() else []
             before = tuple(spoken[-turns:]) if turns else ()
-        elif message.role == "user" and message.text:
+        elif message.role == "user" and (message.text or sealed[index]):
             turn.append(index)
             spoken += [message] if message.text.strip() else []
-    return tuple(EarlierTurn(check, tuple(messages)) for check, messages in found)
+    return tuple(EarlierTurn(asked, tuple(messages)) for asked, messages in found)
 
 
 def _context(said: Sequence[Message], turns: int) -> tuple[Message, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
@@ -13,8 +14,8 @@ from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.answers import ChunkReader
 from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import as_json
-from guardrail_plugin.runnables.content import text_in
-from guardrail_plugin.runnables.views import read_input
+from guardrail_plugin.runnables.content import read_content
+from guardrail_plugin.runnables.views import Turn, read_turn
 
 _TAIL = 64
 """Messages that are looked at first: long histories are read from their end, until the latest turn is complete."""
@@ -39,10 +40,10 @@ _CHOICE = frozenset(
 """Keys in which no reader sees text of the answer. Strings under any other key are judged with it."""
 
 
-def read_question(messages: Sequence[object], *, context_turns: int) -> Check | Uncheckable | InputError:
+def read_question(messages: Sequence[object], *, context_turns: int) -> Turn | InputError:
     """Return what the input rail judges of a conversation: the latest user turn, and some turns before it."""
     try:
-        return read_input(readable(tail(messages, context_turns=context_turns)), context_turns=context_turns)
+        return read_turn(readable(tail(messages, context_turns=context_turns)), context_turns=context_turns)
     except InputError as error:
         return error
 
@@ -85,23 +86,37 @@ def _said(message: object) -> bool:
     return isinstance(content, str) and bool(content.strip())
 
 
-def read_tool_outputs(messages: Sequence[object]) -> dict[int, Check]:
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """What a tool returned.
+
+    Attributes:
+        check: its text, which is judged.
+        files: kinds of files in it that a model may read and no rail can.
+    """
+
+    check: Check
+    files: tuple[str, ...] = ()
+
+
+def read_tool_outputs(messages: Sequence[object]) -> dict[int, ToolOutput]:
     """Return, by index, what tools returned since the model last spoke."""
-    found: dict[int, Check] = {}
+    found: dict[int, ToolOutput] = {}
     for index in range(len(messages) - 1, -1, -1):
         message = as_object(messages[index])
         if message.get("role") == "assistant":
             break
         if message.get("role") in ("tool", "function"):
-            found[index] = tool_check(message)
+            found[index] = read_tool_output(message)
     return dict(sorted(found.items()))
 
 
-def tool_check(message: Mapping[str, object]) -> Check:
+def read_tool_output(message: Mapping[str, object]) -> ToolOutput:
     """Return what is judged of a tool's message: what it returned, and a name that is more than a name."""
     name = message.get("name")
     said = [name] if isinstance(name, str) and not is_name(name) else []
-    return Check("\n".join([*said, text_in(message.get("content"))]), rail="tool_output")
+    content = read_content(message.get("content"))
+    return ToolOutput(Check("\n".join([*said, content.text]), rail="tool_output"), content.files)
 
 
 def unknown_text(value: Mapping[str, object], known: frozenset[str]) -> JsonObject:

@@ -16,15 +16,16 @@ from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
 from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
-from guardrail_gateway.reading import read_question
+from guardrail_gateway.reading import ToolOutput, read_question
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
 from guardrail_gateway.responses_reading import as_messages, server_outputs, tool_outputs, whole_answer
 from guardrail_gateway.responses_stream import guarded_response, written
 from guardrail_gateway.responses_withheld import without_text
 from guardrail_gateway.upstream import UpstreamError
-from guardrail_plugin import Check, InputError
-from guardrail_plugin.flow import Allowed, Blocked, Edited, Uncheckable
+from guardrail_plugin import InputError
+from guardrail_plugin.flow import Allowed, Blocked, Edited
 from guardrail_plugin.runnables.content import text_in
+from guardrail_plugin.runnables.views import Turn
 
 
 async def responses(request: Request) -> Response:
@@ -59,7 +60,7 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
     rails, settings = desk.settings.rails, desk.settings
     instructions = text_in(body.get("instructions"))
 
-    def read() -> tuple[Check | Uncheckable | InputError, History, dict[int, Check]]:
+    def read() -> tuple[Turn | InputError, History, dict[int, ToolOutput]]:
         messages = as_messages(body)
         history = read_history(messages, settings, instructions=instructions)
         ran = server_outputs(body.get("input"), everything=settings.history == "all")

@@ -9,10 +9,10 @@ from langchain_core.messages.tool import tool_call_chunk
 
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import bad_request
-from guardrail_gateway.reading import tool_check, unknown_text
+from guardrail_gateway.reading import ToolOutput, read_tool_output, unknown_text
 from guardrail_plugin import Check
 from guardrail_plugin.runnables.blocks import as_json
-from guardrail_plugin.runnables.content import strings_in, text_in
+from guardrail_plugin.runnables.content import read_content, strings_in, text_in
 
 _CALLS = "_call"
 _OUTPUTS = "_call_output"
@@ -67,14 +67,14 @@ def _as_message(item: object) -> object:
         role = told.get("role", "user")
         beside = {key: value for key, value in told.items() if key not in _PLAIN} if role == "assistant" else {}
         told_role = "user" if role in ("tool", "function") else role
-        return {**beside, "role": told_role, "content": text_in(told.get("content"))}
+        return {**beside, "role": told_role, "content": _content(told.get("content"))}
     if kind == "mcp_approval_response" and isinstance(told.get("reason"), str) and told["reason"]:
         return {"role": "user", "content": told["reason"]}
     if isinstance(kind, str) and kind.endswith(_OUTPUTS):
         return {
             "role": "tool",
             "tool_call_id": str(told.get("call_id", "")),
-            "content": output_text(told.get("output")),
+            "content": _returned(told.get("output")),
             "name": told.get("name"),
         }
     if isinstance(kind, str) and (kind.endswith(_CALLS) or kind in _ORDERS):
@@ -82,7 +82,16 @@ def _as_message(item: object) -> object:
     if kind in _MODELS_OWN:
         thought = strings_in(told, keys=False) if kind in _THOUGHTS else []
         return {"role": "assistant", "content": "", "reasoning_content": "\n".join(thought)}
-    return {"role": "user", "content": text_in(item)}
+    return {"role": "user", "content": _content([item])}
+
+
+def _content(content: object) -> object:
+    """Return a message's content as it is, where the rails can read it: they must see its images and files."""
+    return content if isinstance(content, str | list) else text_in(content)
+
+
+def _returned(output: object) -> object:
+    return output if isinstance(output, list) else output_text(output)
 
 
 def _order(kind: str, call: Mapping[str, object]) -> dict[str, object]:
@@ -93,21 +102,21 @@ def _order(kind: str, call: Mapping[str, object]) -> dict[str, object]:
     return {"name": str(name or kind), "arguments": as_json(rest)}
 
 
-def tool_outputs(body: Mapping[str, object]) -> dict[int, Check]:
+def tool_outputs(body: Mapping[str, object]) -> dict[int, ToolOutput]:
     """Return, by index, what tools returned since the model last spoke."""
     given = body.get("input")
     messages = as_messages(body) if isinstance(given, list) else []
-    found: dict[int, Check] = {}
+    found: dict[int, ToolOutput] = {}
     for index in range(len(messages) - 1, -1, -1):
         message = as_object(messages[index])
         if message.get("role") == "assistant":
             break
         if message.get("role") == "tool":
-            found[index] = tool_check(message)
+            found[index] = read_tool_output(message)
     return dict(sorted(found.items()))
 
 
-def server_outputs(items: object, *, everything: bool) -> dict[int, Check]:
+def server_outputs(items: object, *, everything: bool) -> dict[int, ToolOutput]:
     """Return, by index, what tools that run beside the model returned: their calls hold it.
 
     Args:
@@ -116,14 +125,16 @@ def server_outputs(items: object, *, everything: bool) -> dict[int, Check]:
     given = items if isinstance(items, list) else []
     roles = [as_object(_as_message(item)).get("role") for item in given]
     start = 0 if everything or "user" not in roles else len(roles) - roles[::-1].index("user")
-    found: dict[int, Check] = {}
+    found: dict[int, ToolOutput] = {}
     for index in range(start, len(given)):
         item = as_object(given[index])
         kind = item.get("type")
         if isinstance(kind, str) and kind.endswith(_CALLS):
-            told = [output_text(item[key]) for key in _RETURNED if item.get(key)]
-            if any(text.strip() for text in told):
-                found[index] = Check("\n".join(told), rail="tool_output")
+            told = [item[key] for key in _RETURNED if item.get(key)]
+            files = [kind for value in told for kind in read_content(value).files]
+            text = "\n".join(map(output_text, told))
+            if text.strip() or files:
+                found[index] = ToolOutput(Check(text, rail="tool_output"), tuple(dict.fromkeys(files)))
     return found
 
 

@@ -12,7 +12,9 @@ from typing import Literal, TypeAlias, get_args
 
 from guardrail_plugin import ConfigError
 from guardrail_plugin.core.errors import did_you_mean
+from guardrail_plugin.core.policy import OnFailure
 from guardrail_plugin.flow import Release, Window, WindowSetting
+from guardrail_plugin.runnables.construction import check_word
 
 GatewayRail: TypeAlias = Literal["input", "output", "tool_output"]
 """``output`` judges answers and their tool calls; ``tool_output`` what tools returned, before the model reads it."""
@@ -72,6 +74,8 @@ class GatewaySettings:
             have made up, are judged each time. What does not pass is withheld from the model; the rest goes on.
         trust_system: take system and developer messages for the operator's own, and do not judge them. Only where no
             user can write them. By default a blocked one is an error that names this setting.
+        on_uncheckable: what happens to a turn without text, and to images and files, which no rail can read. In tool
+            outputs images, audio and video go on.
         cached_verdicts: verdicts that are remembered, so that what comes again costs nothing; 0: none.
         max_body_bytes: larger requests are refused (413).
         max_answer_bytes: longer answers of the upstream are cut off as errors.
@@ -97,6 +101,7 @@ class GatewaySettings:
     context_turns: int = 6
     history: HistoryScope = "all"
     trust_system: bool = False
+    on_uncheckable: OnFailure = "block"
     cached_verdicts: int = 10_000
     host: str = "127.0.0.1"
     port: int = 8100
@@ -127,6 +132,7 @@ class GatewaySettings:
         if self.release not in get_args(Release):
             raise ConfigError(f"release must be one of {', '.join(get_args(Release))}, got {self.release!r}")
         history_named(self.history)
+        check_word("on_uncheckable", self.on_uncheckable, get_args(OnFailure))
         if not isinstance(self.trust_system, bool):
             raise ConfigError(f"trust_system must be True or False, got {self.trust_system!r}")
         if self.cached_verdicts:

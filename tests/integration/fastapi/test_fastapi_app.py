@@ -179,6 +179,25 @@ def test_a_block_in_the_applications_own_format() -> None:
     assert answer.json() == {"refused": SAFEGUARD, "id": 7}
 
 
+@pytest.mark.parametrize(("settings", "passes"), [({}, False), ({"on_uncheckable": "allow"}, True)])
+@pytest.mark.parametrize("text", ["hi", ""])
+def test_the_middleware_decides_about_images(settings: dict[str, Any], passes: bool, text: str) -> None:
+    app = FastAPI(lifespan=guardrail_lifespan(guardian=rule()))
+    app.add_middleware(GuardrailMiddleware, paths=["/chat"], **settings)
+
+    @app.post("/chat")
+    async def chat() -> str:
+        return "reached"
+
+    image = {"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}}
+    said = [{"type": "text", "text": text}] if text else []
+    with serving(app) as url:
+        answer = httpx2.post(
+            f"{url}/chat", json={"messages": [{"role": "user", "content": [*said, image]}]}, trust_env=False
+        )
+    assert (answer.json() == "reached") == passes
+
+
 class Slow:
     """A guardian that never answers, and tells when it was asked and when it was left alone."""
 
