@@ -12,7 +12,8 @@ from guardrail_gateway import GatewaySettings
 from guardrail_gateway.history import read_history
 from guardrail_gateway.reading import read_question
 from guardrail_gateway.steps import withheld_message
-from guardrail_plugin import Check
+from guardrail_plugin import Check, InputError
+from guardrail_plugin.runnables.views import Turn as Judged
 
 Turn = dict[str, Any]
 turns = st.lists(
@@ -33,7 +34,7 @@ def test_an_earlier_turn_is_judged_as_it_was_when_it_was_new(messages: list[Turn
     history = read_history(whole, told)
     for turn in history.earlier:
         first_reply = next(i for i in range(turn.messages[0], len(whole)) if whole[i]["role"] == "assistant")
-        assert read_question(whole[:first_reply], context_turns=context) == turn.check
+        assert read_question(whole[:first_reply], context_turns=context) == turn.turn
 
 
 @settings(max_examples=200, deadline=None)
@@ -43,13 +44,14 @@ def test_all_that_a_client_can_make_up_is_judged(messages: list[Turn]) -> None:
     judged = "\n".join(
         check.text
         for check in (
-            *([question] if isinstance(question, Check) else []),
+            *([] if isinstance(question, InputError) else [question.subject]),
             *history.beside,
-            *history.system,
-            *(turn.check for turn in history.earlier),
-            *history.tool_outputs.values(),
+            *(turn.subject for turn in history.system),
+            *(old.turn.subject for old in history.earlier),
+            *(told.check for told in history.tool_outputs.values()),
             *(check for step in history.steps if isinstance(step.subject, tuple) for check in step.subject),
         )
+        if isinstance(check, Check)
     )
     users = [index for index, turn in enumerate(messages) if turn["role"] == "user"]
     for index, turn in enumerate(messages):
@@ -90,4 +92,4 @@ def test_a_long_question_is_shortened_beside_each_step() -> None:
 def test_nobody_speaks_but_the_system() -> None:
     messages = [{"role": "system", "content": "Be kind."}]
     assert read_history(messages, GatewaySettings()).system == ()
-    assert read_question(messages, context_turns=6) == Check("Be kind.")
+    assert read_question(messages, context_turns=6) == Judged(Check("Be kind."))

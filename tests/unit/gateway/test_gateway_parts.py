@@ -14,7 +14,7 @@ from guardrail_gateway import ApiKey, GatewaySettings, Problem, UpstreamError, r
 from guardrail_gateway.hosts import Hosts
 from guardrail_gateway.keys import caller
 from guardrail_gateway.limits import Limits
-from guardrail_gateway.reading import as_message, read_question, read_tool_outputs, tail
+from guardrail_gateway.reading import ToolOutput, as_message, read_question, read_tool_outputs, tail
 from guardrail_gateway.upstream.events import EventDecoder
 from guardrail_plugin import Check, ConfigError
 from guardrail_plugin.runnables.answers import Asked, answer_checks
@@ -198,7 +198,7 @@ def test_tool_outputs_since_the_model_last_spoke() -> None:
     old = {"role": "tool", "content": "old", "tool_call_id": "1"}
     new = {"role": "tool", "content": [{"type": "text", "text": "new"}], "tool_call_id": "2"}
     messages = [{"role": "user", "content": "hi"}, old, {"role": "assistant", "content": ""}, new]
-    assert read_tool_outputs(messages) == {3: Check("new", rail="tool_output")}
+    assert read_tool_outputs(messages) == {3: ToolOutput(Check("new", rail="tool_output"))}
 
 
 @pytest.mark.parametrize(
