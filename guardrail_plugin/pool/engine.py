@@ -55,7 +55,8 @@ class Engine:
     def join(self, timeout_s: float) -> bool:
         """Wait for the threads to end; return whether all have. The calling thread is left out."""
         until = self._clock() + timeout_s
-        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        # One that the system did not start cannot be joined.
+        others = [thread for thread in self._threads if thread.is_alive() and thread is not threading.current_thread()]
         for thread in others:
             thread.join(max(0.0, until - self._clock()))
         return not any(thread.is_alive() for thread in others)
@@ -82,7 +83,7 @@ class Engine:
                 return
             self._to_grow.remove(slot.index)
         for new in self._queue.widen(slot, factory.places(slot.device)):
-            self._spawn(new)
+            self._spawn_or_retire(new)
 
     def _replace(self, slot: Slot) -> None:
         """Called in the thread that dies."""
@@ -90,11 +91,15 @@ class Engine:
             return
         if slot.barren_deaths >= _RETIRE_AFTER:
             self._queue.retire(slot)
-            return
+        else:
+            self._spawn_or_retire(slot)
+
+    def _spawn_or_retire(self, slot: Slot) -> None:
+        """Start a slot's thread; a slot without one would count as able for ever."""
         try:
             self._spawn(slot)
         except BaseException as error:  # no more threads, or the interpreter is shutting down
-            _log.error("a pool thread could not be replaced: %s", type(error).__name__)
+            _log.error("a pool thread could not be started: %s", type(error).__name__)
             self._queue.retire(slot)
 
     def _keep_time(self) -> None:

@@ -182,10 +182,10 @@ class Ledger:
     # Below: the lock is held.
 
     def _crowd_out(self, slot: Slot, models: Sequence[str]) -> None:
+        for model in models:
+            for index in self._residents.slots(slot.device, model):  # slot.models comes only after a slot's first turn
+                self.slots[index].unwanted.add(model)
         if models:
-            for neighbour in self.slots:
-                if neighbour.device == slot.device:
-                    neighbour.unwanted.update(model for model in models if model in neighbour.models)
             self._work.notify_all()
 
     def _finish(self, jobs: Iterable[AnyJob], how: Ending) -> list[AnyJob]:

@@ -60,6 +60,11 @@ class Residents:
         """Return every other model on a device."""
         return [name for name in self._devices.get(device, ()) if name != model]
 
+    def slots(self, device: str, model: str) -> frozenset[int]:
+        """Return the slots with a replica of a model on a device."""
+        resident = self._devices.get(device, OrderedDict()).get(model)
+        return frozenset() if resident is None else frozenset(resident.slots)
+
     def bytes_on(self, device: str) -> int:
         """Return what the models of a device take."""
         return sum(resident.nbytes for resident in self._devices.get(device, OrderedDict()).values())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from typing import TypeVar
 
 import ray
@@ -33,6 +34,7 @@ _GONE = (
     ray_errors.OwnerDiedError,
     ray_errors.RaySystemError,
     RayServeException,
+    CancelledError,  # Ray's own: a host that goes away cancels what it runs
 )
 
 
@@ -78,7 +80,9 @@ class Line:
 
         Cancelling the future stops the decode.
         """
-        return self._start(self._stream(request, account, tell))
+        stream = self._start(self._stream(request, account, tell))
+        stream.add_done_callback(partial(_tell_if_cancelled, tell))
+        return stream
 
     def close(self) -> None:
         """Cancel what runs and end the thread. Idempotent."""
@@ -102,18 +106,19 @@ class Line:
     async def _stream(
         self, request: GenerateRequest, account: Account, tell: Callable[[int | str | GuardrailError], None]
     ) -> None:
-        tokens = self._handle.options(stream=True).stream.remote(request, self._timeout_s, account)
-        assert isinstance(tokens, DeploymentResponseGenerator)  # noqa: S101 - so says stream=True
         last: int | str | Failed = -1
         try:
-            async for last in tokens:
-                tell(from_wire(last) if isinstance(last, Failed) else last)
+            tokens = self._handle.options(stream=True).stream.remote(request, self._timeout_s, account)
+            assert isinstance(tokens, DeploymentResponseGenerator)  # noqa: S101 - so says stream=True
+            try:
+                async for last in tokens:
+                    tell(from_wire(last) if isinstance(last, Failed) else last)
+            except asyncio.CancelledError:
+                tokens.cancel()  # type: ignore[no-untyped-call]
+                raise
             if isinstance(last, int):
                 tell(ReplicaDead("a host of the fleet stopped in the middle of a decode"))
-        except asyncio.CancelledError:
-            tokens.cancel()  # type: ignore[no-untyped-call]
-            raise
-        except Exception as error:
+        except Exception as error:  # told here: a cancelled future would not take it, and asyncio log its text
             tell(in_our_words(error))
 
     def _start(self, work: Coroutine[object, object, T]) -> Future[T]:
@@ -129,6 +134,11 @@ def in_our_words(error: Exception) -> GuardrailError:
     if isinstance(error, _GONE):
         return ReplicaDead(f"a host of the fleet is gone ({type(error).__name__})")
     return InferenceError(f"a host of the fleet failed ({type(error).__name__})")
+
+
+def _tell_if_cancelled(tell: Callable[[int | str | GuardrailError], None], stream: Future[None]) -> None:
+    if stream.cancelled():  # by Ray, or by the caller, who listens no more
+        tell(in_our_words(CancelledError()))
 
 
 async def _cancel_all() -> None:

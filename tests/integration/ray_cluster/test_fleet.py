@@ -80,39 +80,39 @@ def test_a_fleet_is_an_application_that_scales_on_our_policy() -> None:
 
 async def test_a_host_scores_and_one_bad_request_fails_alone(host: PoolHost) -> None:
     requests = [ScoreRequest("m", (first, i), (3, 4)) for i, first in enumerate((1, 202, 1))]
-    good, bad, other = await host.score(requests, 5.0)
+    good, bad, other = await host.score(requests, 60.0)
     assert good == other == ScoreResult((1.0, 1.0))
     assert isinstance(bad, Failed)
     assert bad.kind == "inference"
 
 
 async def test_a_list_that_is_longer_than_the_hosts_queue_goes_in_by_parts(host: PoolHost) -> None:
-    found = await host.score([ScoreRequest("m", (1, i), (3,)) for i in range(30)], 5.0)
+    found = await host.score([ScoreRequest("m", (1, i), (3,)) for i in range(30)], 60.0)
     assert found == [ScoreResult((1.0,))] * 30
 
 
 async def test_a_host_does_not_know_a_model(host: PoolHost) -> None:
-    (found,) = await host.score([ScoreRequest("n", (1,), (3,))], 5.0)
+    (found,) = await host.score([ScoreRequest("n", (1,), (3,))], 60.0)
     assert isinstance(found, Failed)
     assert found.kind == "config"
 
 
 async def test_a_stream_ends_with_its_reason(host: PoolHost) -> None:
     request = GenerateRequest("m", (1,), max_new_tokens=3)
-    assert [item async for item in host.stream(request, 5.0)] == [0, 1, 2, "length"]
+    assert [item async for item in host.stream(request, 60.0)] == [0, 1, 2, "length"]
     stopping = GenerateRequest("m", (1,), max_new_tokens=9, stop_ids=frozenset({2}))
-    assert [item async for item in host.stream(stopping, 5.0)] == [0, 1, "stop"]
-    *_, last = [item async for item in host.stream(GenerateRequest("n", (1,), 3), 5.0)]
+    assert [item async for item in host.stream(stopping, 60.0)] == [0, 1, "stop"]
+    *_, last = [item async for item in host.stream(GenerateRequest("n", (1,), 3), 60.0)]
     assert isinstance(last, Failed)
 
 
 async def test_new_weights_take_over_and_broken_ones_do_not(host: PoolHost) -> None:
     request = ScoreRequest("m", (1, 2), (3,))
     await host.reconfigure({"version": 2})
-    assert await host.score([request], 5.0) == [ScoreResult((2.0,))]
+    assert await host.score([request], 60.0) == [ScoreResult((2.0,))]
     with pytest.raises(RuntimeError, match="no such weights"):
         await host.reconfigure({"version": "broken"})
-    assert await host.score([request], 5.0) == [ScoreResult((2.0,))]
+    assert await host.score([request], 60.0) == [ScoreResult((2.0,))]
     host.check_health()
 
 
@@ -195,13 +195,13 @@ async def test_a_host_keeps_tenants_and_deadlines_of_all_applications() -> None:
     made = PoolHost(load, partial(Noting, replicas=1, devices=["cpu"]))
     await made.reconfigure({"version": 1})
     requests = [ScoreRequest("m", (first,), (3,)) for first in (1, 202, 3, 4)]
-    accounts = [Account("a", 2.0), Account("b", 2.0), Account("a", 2.0), Account("", None)]
-    found = await made.score(requests, 5.0, accounts)
+    accounts = [Account("a", 60.0), Account("b", 60.0), Account("a", 60.0), Account("", None)]
+    found = await made.score(requests, 90.0, accounts)
     assert [type(one) for one in found] == [ScoreResult, Failed, ScoreResult, ScoreResult]
-    assert asked == [((1,), "a", 2.0), ((3,), "a", 2.0), ((202,), "b", 2.0), ((4,), "", 5.0)]
+    assert asked == [((1,), "a", 60.0), ((3,), "a", 60.0), ((202,), "b", 60.0), ((4,), "", 90.0)]
     asked.clear()
     request = GenerateRequest("m", (1,), 3)
-    assert [item async for item in made.stream(request, 5.0, Account("c", 9.0))][-1] == "length"
-    assert asked == [((1,), "c", 5.0)]
+    assert [item async for item in made.stream(request, 90.0, Account("c", 120.0))][-1] == "length"
+    assert asked == [((1,), "c", 90.0)]
     assert pickle.loads(pickle.dumps(accounts)) == accounts  # noqa: S301 - what Ray does
     await made.__del__()
