@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # One thread per test process: OpenMP regions on shared cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Before test modules are imported: what their own settings() leave out comes from the profile loaded by then.
+settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy-machine")
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -54,6 +62,28 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def work_s() -> Callable[[Callable[[], object]], float]:
+    """Measure a function: this thread's own CPU time in seconds, the least of five runs, without the collector."""
+
+    def once(run: Callable[[], object]) -> float:
+        began = time.thread_time()
+        run()
+        return time.thread_time() - began
+
+    def least(run: Callable[[], object]) -> float:
+        was_on = gc.isenabled()
+        gc.collect()
+        gc.disable()
+        try:
+            return min(once(run) for _ in range(5))
+        finally:
+            if was_on:
+                gc.enable()
+
+    return least
 
 
 @pytest.fixture(scope="session")

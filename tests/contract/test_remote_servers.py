@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
@@ -18,7 +19,6 @@ from guardrail_plugin.testing.replicas import ScriptedReplica
 
 WAIT_S = 30.0
 LABELS = (20, 30)
-SHORT = {"timeout_s": 0.4}
 TYPED = (GuardianTimeout, InferenceError, PoolOverloaded, ReplicaDead)
 
 
@@ -92,9 +92,11 @@ def test_two_servers_share_the_work_and_a_dead_one_is_left_out_until_it_is_back(
 ) -> None:
     one, two = (serve(replica=ScriptedReplica(logprobs=telling)) for _ in range(2))
     replica = factory(one, two, codec=codec)("auto")
-    replica.score([score(1 + ident) for ident in range(64)])
-    assert len(one.bodies) >= 3
-    assert len(two.bodies) >= 3
+    together = threading.Barrier(8)
+    one.fault = two.fault = held_until(lambda: together.wait(WAIT_S))
+    replica.score([score(1 + ident) for ident in range(64)])  # 8 calls, all in flight before one is answered
+    assert (len(one.bodies), len(two.bodies)) == (4, 4)
+    one.fault = two.fault = None
     two.stop()
     before = len(one.bodies)
     for _ in range(4):
@@ -106,13 +108,24 @@ def test_two_servers_share_the_work_and_a_dead_one_is_left_out_until_it_is_back(
 
 
 def test_a_server_killed_under_load_leaves_nobody_waiting_and_is_used_again_when_back(server: Any, codec: Any) -> None:
+    calls, inside, killed = itertools.count(), threading.Event(), threading.Event()
+
+    def dying(_: object) -> tuple[int, dict[str, str], bytes] | None:
+        if next(calls) == 0:
+            return None  # the first of the load is answered, the others are in flight when the server dies
+        inside.set()
+        killed.wait(WAIT_S)
+        return status(500)(0)
+
     with InferencePool(drain_s=0.0, coalesce=False) as pool:
-        pool.register("m", factory(server, codec=codec, **SHORT))
+        pool.register("m", factory(server, codec=codec))
         assert pool.submit(score(5)).result(WAIT_S).logprobs[0] == pytest.approx(expected(5), abs=1e-3)
+        server.fault = dying
         futures = [pool.submit(score(1 + ident % 200)) for ident in range(300)]
         wait(futures, WAIT_S, return_when="FIRST_COMPLETED")
-        server.fault = status(500)  # what is in flight fails ...
-        server.stop()  # ... and nobody listens any more
+        assert inside.wait(WAIT_S)
+        server.stop()  # nobody listens any more ...
+        killed.set()  # ... and what is in flight fails
         _, waiting = wait(futures, WAIT_S)
         assert not waiting, "a caller hangs"
         for ident, future in enumerate(futures):
@@ -129,7 +142,7 @@ def eventually(pool: InferencePool, request: ScoreRequest) -> object:
     """Ask until there is an answer, as often as the pool lets: it tries a broken model again after a pause."""
     outcome: object = None
     tries = threading.Event()
-    for _ in range(400):
+    for _ in range(1200):
         outcome = pool.score_many([request], timeout_s=WAIT_S)[0]
         if isinstance(outcome, ScoreResult):
             break
@@ -160,7 +173,10 @@ def test_a_server_that_hangs_is_given_up_and_another_answers(serve: Any, codec: 
     stuck, fine = (serve(replica=ScriptedReplica(logprobs=telling)) for _ in range(2))
     never = threading.Event()
     stuck.fault = held_until(lambda: never.wait(WAIT_S))
-    replica = factory(stuck, fine, codec=codec, **SHORT)("auto")
+    made = factory(stuck, fine, codec=codec)
+    replica = made("auto")
+    assert made._calls is not None
+    made._calls._clients[stuck.url].timeout = 0.4  # only of the one that never answers in time
     try:
         results = replica.score([score(1 + ident) for ident in range(32)])
         assert [r.logprobs[0] for r in results] == pytest.approx([expected(1 + i) for i in range(32)], abs=1e-3)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 
+import pytest
+
 from guardrail_plugin.pool import InferencePool, ScoreRequest, ScoreResult
+from guardrail_plugin.pool import lifecycle as lifecycle_room
 from guardrail_plugin.testing.replicas import Hold, ScriptedReplica
 
 WAIT_S = 20.0
@@ -47,6 +52,29 @@ def run_threads(*targets: Callable[[], None]) -> None:
         thread.join(WAIT_S)
     assert not any(thread.is_alive() for thread in threads), "a caller hangs"
     assert not errors, errors
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what the pool has no event for; fail if it does not come about."""
+    give_up, tick = time.monotonic() + WAIT_S, threading.Event()
+    while not holds():
+        assert time.monotonic() < give_up, "it never came about"
+        tick.wait(0.001)
+
+
+async def auntil(holds: Callable[[], bool]) -> int:
+    """As ``until``, while the event loop goes on turning; return how often it turned."""
+    give_up, turns = time.monotonic() + WAIT_S, 0
+    while not holds():
+        assert time.monotonic() < give_up, "it never came about"
+        await asyncio.sleep(0.001)
+        turns += 1
+    return turns
+
+
+def patient_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a pool's threads may need longer to end than callers are kept; tests that look wait on."""
+    monkeypatch.setattr(lifecycle_room, "_JOIN_S", 30.0)
 
 
 def held_pool() -> Iterator[Held]:

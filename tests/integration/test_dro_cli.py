@@ -14,6 +14,7 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
+from guardrail_plugin.cli import dro_steps  # noqa: E402
 from guardrail_plugin.cli.dro import register  # noqa: E402
 from guardrail_plugin.dro import Anchor, SoftPrompt  # noqa: E402
 
@@ -102,7 +103,9 @@ def test_the_vanilla_baseline_learns_from_the_drawn_responses(workspace: Path, r
 
 
 @pytest.mark.parametrize("placed", ["none", "text", "soft"])
-def test_a_prompt_is_measured_and_responses_are_kept(workspace: Path, run: Run, soft: Path, placed: str) -> None:
+def test_a_prompt_is_measured_and_responses_are_kept(
+    workspace: Path, run: Run, soft: Path, tiny_base: Path, placed: str
+) -> None:
     out = workspace / f"report-{placed}.json"
     options = {"none": [], "text": ["--prompt", "short"], "soft": ["--soft", soft]}[placed]
     options += ["--harmful", workspace / "harmful.txt", "--harmless", workspace / "harmless.jsonl", "--no-judge"]
@@ -115,10 +118,39 @@ def test_a_prompt_is_measured_and_responses_are_kept(workspace: Path, run: Run, 
     assert report["perplexity"] > 1
     assert report["sets"][0]["interval95"][1] < 1 or report["sets"][0]["hits"] == 2
     assert json.loads(out.read_text()) == report
+    assert (report["model"], report["adapter"], report["limit"]) == (str(tiny_base), None, 2)
     journal = workspace / f"report-{placed}.drawn.jsonl"
     before = journal.read_text()
     assert run("evaluate", *options, "--out", out, "--quiet") == report
     assert journal.read_text() == before
+
+
+def test_files_of_one_name_are_all_measured_and_folders_are_made(workspace: Path, run: Run) -> None:
+    options: list[object] = ["--drawn", "1", "--no-judge", "--quiet"]
+    for folder in ("a", "b"):
+        (workspace / folder).mkdir()
+        (workspace / folder / "x.txt").write_text(f"burn {folder}\n")
+        options += ["--harmful", workspace / folder / "x.txt"]
+    out = workspace / "deep" / "er" / "report.json"
+    report = run("evaluate", *options, "--out", out)
+    assert [one["name"] for one in report["sets"]] == ["a-x", "b-x"]
+    assert report["settings"]["kept"] == 1
+    assert json.loads(out.read_text()) == report
+    assert len((out.parent / "report.drawn.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", ["fit", "train", "evaluate", "plot"])
+def test_what_cannot_be_written_is_told_before_the_model_is_loaded(
+    workspace: Path, run: Run, anchor: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(dro_steps, "load_source", load)
+    queries = ["--harmful", workspace / "harmful.txt", "--harmless", workspace / "harmless.jsonl"]
+    options = queries if command in ("fit", "evaluate") else ["--anchor", anchor]
+    out = workspace / "harmful.txt" / "out"
+    assert "cannot write" in run(command, *options, "--out", out, fails=True)["error"]
 
 
 def test_figures_are_drawn(workspace: Path, run: Run, anchor: Path, soft: Path) -> None:
@@ -143,6 +175,11 @@ def test_files_are_described(run: Run, anchor: Path, soft: Path) -> None:
         (["train", "--anchor", "absent", "--out", "x"], "there is no file"),
         (["evaluate", "--prompt", "short", "--soft", "x"], "exclude each other"),
         (["evaluate", "--harmful", "absent.txt"], "cannot read"),
+        (["evaluate", "--prompt", "short"], "nothing to measure"),
+        (["evaluate", "--prompt", "mistrall"], "did you mean 'mistral'?"),
+        (["evaluate", "--drawn", "2", "--kept", "3"], "more than the 2 drawn"),
+        (["evaluate", "--harmful", "same.txt", "--harmful", "same.txt"], "named twice"),
+        (["train", "--anchor", "absent", "--out", "x", "--init", "Default"], "did you mean 'default'?"),
         (["fit", "--harmful", "absent.txt", "--harmless", "absent.txt", "--out", "x"], "cannot read"),
         (["plot", "--anchor", "absent", "--out", "x"], "there is no file"),
     ],

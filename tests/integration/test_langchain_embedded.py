@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 
-from guardrail_plugin import Guardian, InferencePool
+from guardrail_plugin import Guardian, InferencePool, Policy
 from guardrail_plugin.runnables.chat_model import PoolChatModel
 from guardrail_plugin.testing import ScriptedGuardian, ScriptedModel, verdict
 from guardrail_plugin.testing.contract_agents import calling
@@ -39,7 +39,7 @@ def guardian(pool: InferencePool) -> Guardian:
 
 
 def made(model: Any, guardian: Any, tools: Any = (), **settings: Any) -> Any:
-    rails = Guardrail(guardian=guardian, **settings)
+    rails = Guardrail(guardian=guardian, policy=Policy(timeout_s=600.0), **settings)  # a real model on a busy machine
     return agents.create_agent(model, list(tools), middleware=[rails], checkpointer=memory.InMemorySaver())
 
 

@@ -12,7 +12,7 @@ from guardrail_plugin.core.errors import GuardianTimeout, PoolOverloaded
 from guardrail_plugin.pool import InferencePool
 from guardrail_plugin.testing.replicas import Call, Hold, ScriptedReplica
 
-from .held_pool import WAIT_S, Held, batches, echo, held_pool, ident_of, run_threads, score
+from .held_pool import WAIT_S, Held, auntil, batches, echo, held_pool, ident_of, run_threads, score
 
 held = pytest.fixture(held_pool)
 
@@ -81,13 +81,11 @@ def test_on_full_wait_holds_sync_and_async_callers_back_in_order() -> None:
 
         async def async_callers() -> None:
             tasks = [asyncio.ensure_future(pool.ascore_many([score(ident)])) for ident in (4, 5)]
-            ticks = 0
-            while pool.stats().blocked < 3:  # the loop goes on turning while its callers are held back
-                await asyncio.sleep(0.001)
-                ticks += 1
+            # The loop goes on turning while its callers are held back.
+            turns = await auntil(lambda: pool.stats().blocked == 3)
             blocked.set()
             assert [ident_of((await task)[0]) for task in tasks] == [4, 5]
-            assert ticks
+            assert turns
 
         def releaser() -> None:
             assert blocked.wait(WAIT_S)
@@ -110,8 +108,7 @@ async def test_a_caller_held_back_is_told_when_its_time_is_up_and_can_be_cancell
         with pytest.raises(GuardianTimeout):
             await asyncio.to_thread(pool.submit, score(3), timeout_s=0.05)
         task = asyncio.ensure_future(pool.ascore_many([score(4)]))
-        while pool.stats().blocked < 1:  # noqa: ASYNC110 - the pool has no event for it
-            await asyncio.sleep(0)
+        await auntil(lambda: pool.stats().blocked == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -12,32 +12,39 @@ from guardrail_plugin.core.errors import GuardianTimeout
 from guardrail_plugin.pool import InferencePool, ScoreResult
 from guardrail_plugin.testing.replicas import Hold, ScriptedReplica
 
-from .held_pool import WAIT_S, Held, batches, echo, held_pool, ident_of, score
+from .held_pool import WAIT_S, Held, auntil, batches, echo, held_pool, ident_of, score
 
 held = pytest.fixture(held_pool)
 
 
-def test_a_deadline_ends_queued_and_running_work_while_the_replica_hangs(held: Held) -> None:
-    pool, replica, hold = held
-    queued = pool.submit(score(1), timeout_s=0.05)
-    with pytest.raises(GuardianTimeout) as caught:
-        queued.result(WAIT_S)
-    assert caught.value.timeout_s == 0.05
-    assert isinstance(caught.value, TimeoutError)
-    assert pool.stats().expired == 1
-    hold.release()
-    pool.submit(score(2)).result(WAIT_S)
-    assert [1] not in batches(replica), "expired work is never run"
-
-    again = Hold()
+def test_a_deadline_ends_queued_and_running_work_while_the_replica_hangs() -> None:
+    now, hold, again = [0.0], Hold(), Hold()
+    replica = ScriptedReplica(logprobs=echo, on_call=hold)
     slow = ScriptedReplica(logprobs=echo, on_call=again)
-    pool.register("slow", slow.factory)
-    running = pool.submit(score(3, model="slow"), timeout_s=0.2)
-    assert again.entered.wait(WAIT_S)
-    with pytest.raises(GuardianTimeout):
-        running.result(WAIT_S)
-    again.release()
-    assert ident_of(pool.submit(score(4, model="slow")).result(WAIT_S)) == 4
+    with InferencePool(clock=lambda: now[0]) as pool:
+        pool.register("m", replica.factory)
+        pool.submit(score(0))
+        assert hold.entered.wait(WAIT_S)
+        queued = pool.submit(score(1), timeout_s=0.05)
+        now[0] += 1.0
+        with pytest.raises(GuardianTimeout) as caught:
+            queued.result(WAIT_S)
+        assert caught.value.timeout_s == 0.05
+        assert isinstance(caught.value, TimeoutError)
+        assert pool.stats().expired == 1
+        hold.release()
+        pool.submit(score(2)).result(WAIT_S)
+        assert 1 not in [ident for batch in batches(replica) for ident in batch], "expired work is never run"
+
+        pool.register("slow", slow.factory)
+        running = pool.submit(score(3, model="slow"), timeout_s=0.2)
+        assert again.entered.wait(WAIT_S)
+        assert not running.done()
+        now[0] += 1.0
+        with pytest.raises(GuardianTimeout):
+            running.result(WAIT_S)
+        again.release()
+        assert ident_of(pool.submit(score(4, model="slow")).result(WAIT_S)) == 4
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1.0])
@@ -76,8 +83,7 @@ async def test_callers_cancelled_mid_batch_do_not_disturb_the_others() -> None:
         await asyncio.to_thread(hold.entered.wait, WAIT_S)
         running = asyncio.ensure_future(asyncio.wrap_future(first))
         tasks = [asyncio.ensure_future(pool.ascore_many([score(ident)])) for ident in range(1, 9)]
-        while pool.stats().queued < 8:  # noqa: ASYNC110 - the pool has no event for it
-            await asyncio.sleep(0)
+        await auntil(lambda: pool.stats().queued == 8)
         for task in tasks[::2]:
             task.cancel()
         running.cancel()
@@ -102,13 +108,8 @@ async def test_wait_for_gives_the_loop_back_in_time() -> None:
 def test_priority_goes_first_among_what_waits(held: Held) -> None:
     pool, replica, hold = held
     calm = pool.submit(score(1))
-    other = ScriptedReplica(logprobs=echo)
-    pool.register("other", other.factory)
+    pool.register("other", replica.factory)  # the same, which then tells the order of both models' batches
     urgent = pool.submit(score(2, model="other"), priority=5)
-    order: list[int] = []
-    for future in (calm, urgent):
-        future.add_done_callback(lambda f: order.append(ident_of(f.result())))
     hold.release()
-    wait([calm, urgent], WAIT_S)
-    assert order == [2, 1]
-    assert batches(replica) == [[0], [1]]
+    assert [ident_of(future.result(WAIT_S)) for future in (calm, urgent)] == [1, 2]
+    assert batches(replica) == [[0], [2], [1]]

@@ -16,8 +16,11 @@ from guardrail_plugin.pool import worker as worker_room
 from guardrail_plugin.pool.health import FIRST_BACKOFF_S, TRIP_AFTER
 from guardrail_plugin.testing.replicas import Call, Hold, OutOfMemoryError, ScriptedReplica
 
-WAIT_S = 20.0
+from .held_pool import WAIT_S, patient_join
+
 SECRET = 987654321
+
+patient = pytest.fixture(autouse=True)(patient_join)
 
 
 def score(ident: int) -> ScoreRequest:
@@ -148,8 +151,7 @@ def test_a_model_whose_replicas_keep_dying_is_paused_and_everybody_told_at_once(
     offset = [0.0]
     sick = [True]
     replica = ScriptedReplica(logprobs=echo, fail=lambda r: SystemExit() if sick else None)
-    clock = _shifted(offset)
-    with InferencePool(max_attempts=2, clock=clock) as pool:
+    with InferencePool(max_attempts=2, clock=lambda: offset[0]) as pool:
         pool.register("m", replica.factory)
         for ident in range(TRIP_AFTER):
             assert settled([pool.submit(score(ident))]) == ["ReplicaDead"]
@@ -201,15 +203,11 @@ def test_a_decode_survives_its_replica_and_does_not_repeat_tokens() -> None:
 # -- dead threads
 
 
-def kill_thread(name: str, *, before: set[int | None]) -> None:
+def kill_thread(name: str, *, before: set[threading.Thread]) -> None:
     """Kill the thread of that name that was not there before: an earlier test's may still be ending."""
-    (ident,) = {thread.ident for thread in threading.enumerate() if thread.name == name} - before
-    assert ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(SystemExit))
-
-
-def idents() -> set[int | None]:
-    return {thread.ident for thread in threading.enumerate()}
+    (thread,) = {thread for thread in threading.enumerate() if thread.name == name} - before
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
 def test_a_thread_killed_from_outside_mid_batch_leaves_nobody_waiting() -> None:
@@ -222,7 +220,7 @@ def test_a_thread_killed_from_outside_mid_batch_leaves_nobody_waiting() -> None:
             while not spin.wait(0.001):  # bytecode to interrupt
                 pass
 
-    replica, before = ScriptedReplica(logprobs=echo, on_call=busy), idents()
+    replica, before = ScriptedReplica(logprobs=echo, on_call=busy), set(threading.enumerate())
     with InferencePool(replicas=1) as pool:
         pool.register("m", replica.factory)
         futures = pool.submit_many([score(ident) for ident in range(6)])
@@ -234,7 +232,7 @@ def test_a_thread_killed_from_outside_mid_batch_leaves_nobody_waiting() -> None:
 
 
 def test_a_thread_killed_while_idle_is_replaced() -> None:
-    replica, before = ScriptedReplica(logprobs=echo), idents()
+    replica, before = ScriptedReplica(logprobs=echo), set(threading.enumerate())
     with InferencePool(replicas=1) as pool:
         pool.register("m", replica.factory)
         assert settled([pool.submit(score(1))]) == [1]
@@ -313,7 +311,7 @@ def test_a_factory_that_keeps_failing_fails_all_waiters_at_once_and_is_tried_aga
             raise broken[0]
         return replica
 
-    with InferencePool(max_batch=2, clock=_shifted(offset)) as pool:
+    with InferencePool(max_batch=2, clock=lambda: offset[0]) as pool:
         pool.register("m", build)
         futures = [pool.submit(score(0))]
         assert first.wait(WAIT_S)
@@ -356,10 +354,3 @@ def test_a_close_that_raises_is_of_no_consequence() -> None:
         pool.register("m", Clinging(logprobs=echo).factory)
         assert settled([pool.submit(score(1))]) == [1]
     assert pool.stats().phase == "closed"
-
-
-def _shifted(offset: list[float]) -> Callable[[], float]:
-    """The real clock, which a test can put forward."""
-    import time
-
-    return lambda: time.monotonic() + offset[0]

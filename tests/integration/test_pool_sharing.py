@@ -13,7 +13,8 @@ from guardrail_plugin.core.errors import ConfigError, GuardianTimeout, Inference
 from guardrail_plugin.pool import GenerateRequest, InferencePool, Request, ScoreRequest, ScoreResult, on_behalf_of
 from guardrail_plugin.testing.replicas import Hold, ScriptedReplica
 
-WAIT_S = 20.0
+from .held_pool import WAIT_S, auntil, until
+
 Held = tuple[InferencePool, ScriptedReplica, Hold]
 
 
@@ -78,8 +79,7 @@ def test_a_cancelled_caller_takes_the_answer_from_nobody(ident: int, held: Held)
 async def test_cancelled_tasks_leave_alone(held: Held) -> None:
     pool, _, hold = held
     tasks = [asyncio.create_task(pool.ascore_many([score(7), score(8)])) for _ in range(3)]
-    while pool.stats().joined < 4:  # noqa: ASYNC110 - the pool has no event for it
-        await asyncio.sleep(0)
+    await auntil(lambda: pool.stats().joined == 4)
     tasks[0].cancel()
     await asyncio.gather(tasks[0], return_exceptions=True)
     hold.release()
@@ -169,8 +169,7 @@ def test_callers_of_a_flood_that_wait_for_room_let_others_by() -> None:
         pool.submit_many([score(100 + i) for i in range(30)], tenant="flood")
         blocked = threading.Thread(target=lambda: pool.submit(score(999), tenant="flood"), daemon=True)
         blocked.start()
-        while pool.stats().blocked < 1:
-            blocked.join(0.001)
+        until(lambda: pool.stats().blocked == 1)
         pool.submit(score(1), tenant="small")  # would hang if it had to wait behind the flood
         assert pool.stats().blocked == 1
         hold.release()

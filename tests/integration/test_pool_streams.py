@@ -11,7 +11,7 @@ import pytest
 
 from guardrail_plugin.core.errors import GuardianTimeout, InferenceError, PoolClosed, PoolOverloaded
 from guardrail_plugin.pool import GenerateRequest, InferencePool, ScoreRequest
-from guardrail_plugin.testing.replicas import Hold, ScriptedReplica
+from guardrail_plugin.testing.replicas import Call, Hold, ScriptedReplica
 
 WAIT_S = 20.0
 ENDLESS = 1_000_000  # max_new_tokens of a row that is not meant to end by itself
@@ -23,6 +23,25 @@ def generate(ident: int = 1, *, most: int = 5, stop: frozenset[int] = frozenset(
 
 def score(ident: int = 1) -> ScoreRequest:
     return ScoreRequest("m", (ident,), (1, 2))
+
+
+class Endless:
+    """Tokens without end: after a few the replica waits in a step until the test says that the reader has left.
+
+    Attributes:
+        stepped: set when the first step has come.
+        left: set by the test.
+    """
+
+    def __init__(self) -> None:
+        self.stepped, self.left = threading.Event(), threading.Event()
+        self.replica = ScriptedReplica(tokens=lambda request: range(20_000), on_call=self._met)
+
+    def _met(self, call: Call) -> None:
+        if call.kind == "step":
+            self.stepped.set()
+            if self.replica.count("step") > 6 and not self.left.wait(WAIT_S):
+                raise TimeoutError("nobody said that the reader has left")
 
 
 def steps_until_idle(pool: InferencePool, replica: ScriptedReplica) -> None:
@@ -71,22 +90,20 @@ def leave_by_losing_it(pool: InferencePool) -> None:
 
 @pytest.mark.parametrize("leave", [leave_by_break, leave_by_close, leave_by_error, leave_by_losing_it])
 def test_a_stream_that_nobody_reads_is_stopped(leave: Callable[[InferencePool], None]) -> None:
-    replica = ScriptedReplica(tokens=lambda request: range(20_000))
+    endless = Endless()
     with InferencePool(drain_s=0.5) as pool:
-        pool.register("m", replica.factory)
+        pool.register("m", endless.replica.factory)
         leave(pool)
-        steps_until_idle(pool, replica)
+        endless.left.set()
+        steps_until_idle(pool, endless.replica)
         assert pool.stats().cancelled == 1
 
 
 @pytest.mark.parametrize("how", ["break", "aclose", "cancel", "agenerate"])
 async def test_an_async_stream_that_nobody_reads_is_stopped(how: str) -> None:
-    stepped = threading.Event()
-    replica = ScriptedReplica(
-        tokens=lambda request: range(20_000), on_call=lambda call: stepped.set() if call.kind == "step" else None
-    )
+    endless = Endless()
     async with InferencePool(drain_s=0.5) as pool:
-        pool.register("m", replica.factory)
+        pool.register("m", endless.replica.factory)
         read = asyncio.Event()
 
         async def reader() -> None:
@@ -105,13 +122,15 @@ async def test_an_async_stream_that_nobody_reads_is_stopped(how: str) -> None:
         task = asyncio.ensure_future(reader())
         await read.wait()
         if how in ("cancel", "agenerate"):
-            await asyncio.to_thread(stepped.wait, WAIT_S)
+            assert await asyncio.to_thread(endless.stepped.wait, WAIT_S)
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         del task
         gc.collect()
-        await asyncio.sleep(0)  # the loop closes abandoned generators in a task of its own
-        await asyncio.to_thread(steps_until_idle, pool, replica)
+        for _ in range(10):  # the loop closes abandoned generators in a task of its own
+            await asyncio.sleep(0)
+        endless.left.set()
+        await asyncio.to_thread(steps_until_idle, pool, endless.replica)
         assert pool.stats().cancelled == 1
 
 
@@ -163,8 +182,14 @@ def test_a_stream_ends_with_the_error_of_its_decode() -> None:
 
 
 def test_a_deadline_stops_a_decode_in_progress() -> None:
-    replica = ScriptedReplica(tokens=lambda request: range(20_000))
-    with InferencePool() as pool:
+    now = [0.0]
+
+    def pass_time(call: Call) -> None:
+        if call.kind == "step" and replica.count("step") % 6 == 0:
+            now[0] += 1.0
+
+    replica = ScriptedReplica(tokens=lambda request: range(20_000), on_call=pass_time)
+    with InferencePool(clock=lambda: now[0]) as pool:
         pool.register("m", replica.factory)
         with pytest.raises(GuardianTimeout):
             list(pool.stream(generate(most=ENDLESS), timeout_s=0.05))
@@ -175,9 +200,9 @@ def test_a_deadline_stops_a_decode_in_progress() -> None:
 
 
 async def test_a_loop_that_closes_mid_stream_stops_its_decode() -> None:
-    replica = ScriptedReplica(tokens=lambda request: range(20_000))
+    endless = Endless()
     with InferencePool(drain_s=0.5) as pool:
-        pool.register("m", replica.factory)
+        pool.register("m", endless.replica.factory)
 
         def one_loop() -> None:
             async def read_one() -> None:
@@ -187,7 +212,8 @@ async def test_a_loop_that_closes_mid_stream_stops_its_decode() -> None:
             asyncio.run(read_one())
 
         await asyncio.to_thread(one_loop)
-        await asyncio.to_thread(steps_until_idle, pool, replica)
+        endless.left.set()
+        await asyncio.to_thread(steps_until_idle, pool, endless.replica)
 
 
 def test_streams_feel_the_bounds_too() -> None:

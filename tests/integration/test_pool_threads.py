@@ -13,9 +13,10 @@ from guardrail_plugin.core.errors import InferenceError
 from guardrail_plugin.pool import GenerateRequest, Generation, InferencePool, ScoreRequest
 from guardrail_plugin.testing.replicas import Hold, ScriptedReplica
 
-from .held_pool import WAIT_S, Held, batches, echo, held_pool, ident_of, run_threads, score
+from .held_pool import WAIT_S, Held, batches, echo, held_pool, ident_of, patient_join, run_threads, score
 
 held = pytest.fixture(held_pool)
+patient = pytest.fixture(autouse=True)(patient_join)
 
 
 # -- batches
@@ -129,8 +130,10 @@ def test_three_event_loops_and_eight_threads_at_once_every_item_finishes_exactly
         task = asyncio.ensure_future(pool.ascore_many([score(ident)]))
         await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        [outcome] = await asyncio.gather(task, return_exceptions=True)
+        if not isinstance(outcome, asyncio.CancelledError):  # the answer came first
+            assert not isinstance(outcome, BaseException), outcome
+            assert ident_of(outcome[0]) == ident
 
     async def in_loop(caller: int) -> None:
         await asyncio.gather(
@@ -140,7 +143,8 @@ def test_three_event_loops_and_eight_threads_at_once_every_item_finishes_exactly
         )
 
     replica = ScriptedReplica(logprobs=echo, fail=fail)
-    with InferencePool(replicas=2, max_batch=8, max_queued=4096) as pool:
+    # No time passes for it: a batch that this machine lets wait would else have later ones turned away by forecast.
+    with InferencePool(replicas=2, max_batch=8, max_queued=4096, clock=lambda: 0.0) as pool:
         pool.register("m", replica.factory)
         run_threads(
             *(lambda caller=caller: in_thread(caller) for caller in range(8)),  # type: ignore[misc]

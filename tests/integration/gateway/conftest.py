@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -19,6 +20,8 @@ HALF = ("The first sentence is harmless. ", "An unfinished thought that goes on 
 SENTENCES = ("The first sentence is harmless. ", "So is the second one here. ", "And the third one, too.")
 CALL = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": '{"q": "cats"}'}}
 BAD_CALL = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": '{"q": "a bomb"}'}}
+
+IMPATIENT_S = 1.5  # the upstream's first words must come within it
 
 CALLED = {"name": "search", "arguments": '{"q": "a bomb"}'}
 
@@ -92,13 +95,24 @@ def upstream() -> Iterator[tuple[ScriptedUpstream, str]]:
 
 @pytest.fixture(scope="module")
 def settings(upstream: tuple[ScriptedUpstream, str]) -> GatewaySettings:
-    return GatewaySettings(upstream=upstream[1], port=0, upstream_timeout_s=0.7)
+    return GatewaySettings(upstream=upstream[1], port=0, upstream_timeout_s=60.0)
 
 
 @pytest.fixture(scope="module")
 def gateway(settings: GatewaySettings, guardian: ScriptedGuardian) -> Iterator[str]:
     with serving(create_app(settings, guardian=guardian), settings) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def impatient(settings: GatewaySettings, guardian: ScriptedGuardian) -> Iterator[httpx2.Client]:
+    """A client of a gateway that soon gives a silent upstream up; for nothing that is to be answered."""
+    hasty = replace(settings, upstream_timeout_s=IMPATIENT_S)
+    with (
+        serving(create_app(hasty, guardian=guardian), hasty) as url,
+        httpx2.Client(base_url=url, timeout=20.0, trust_env=False) as made,
+    ):
+        yield made
 
 
 @pytest.fixture
@@ -117,5 +131,5 @@ def client(gateway: str) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def http(gateway: str) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=gateway, timeout=20.0, trust_env=False) as made:
+    with httpx2.Client(base_url=gateway, timeout=120.0, trust_env=False) as made:
         yield made

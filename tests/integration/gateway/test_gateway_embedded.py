@@ -13,7 +13,7 @@ import pytest
 from guardrail_gateway import GatewaySettings, create_app
 from guardrail_gateway.testing import serving
 from guardrail_gateway.upstream.embedded import EmbeddedUpstream
-from guardrail_plugin import InferencePool
+from guardrail_plugin import InferencePool, Policy
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
@@ -25,8 +25,8 @@ KIND = "Name one colour of the rainbow."
 def embedded(embedded_base: Path) -> Iterator[openai.OpenAI]:
     settings = GatewaySettings(port=0)
     with (
-        serving(create_app(settings), settings) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120.0) as client,
+        serving(create_app(settings, policy=Policy(timeout_s=600.0)), settings) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600.0) as client,
     ):
         yield client
 

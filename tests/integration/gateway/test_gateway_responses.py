@@ -109,9 +109,12 @@ def test_tool_outputs_are_withheld(client: openai.OpenAI, behind: ScriptedUpstre
         ("cut", "upstream_broke_off"),
     ],
 )
-def test_broken_streams(http: httpx2.Client, guardian: ScriptedGuardian, question: str, code: str) -> None:
+def test_broken_streams(
+    http: httpx2.Client, impatient: httpx2.Client, guardian: ScriptedGuardian, question: str, code: str
+) -> None:
     guardian.batches.clear()
-    raw = http.post("/v1/responses", json={"model": "m", "input": question, "stream": True}).text
+    asked = impatient if question == "hang" else http
+    raw = asked.post("/v1/responses", json={"model": "m", "input": question, "stream": True}).text
     assert f'"code":"{code}"' in raw
     assert "event: error" in raw
     assert "response.completed" not in raw
@@ -163,8 +166,11 @@ def test_errors(http: httpx2.Client, question: str, status: int, code: str, stre
 @pytest.mark.parametrize(
     ("question", "status", "code"), [("hang", 504, "upstream_timeout"), ("die", 500, "upstream_error")]
 )
-def test_a_silent_or_broken_upstream(http: httpx2.Client, question: str, status: int, code: str) -> None:
-    answer = http.post("/v1/responses", json={"model": "m", "input": question})
+def test_a_silent_or_broken_upstream(
+    http: httpx2.Client, impatient: httpx2.Client, question: str, status: int, code: str
+) -> None:
+    asked = impatient if question == "hang" else http
+    answer = asked.post("/v1/responses", json={"model": "m", "input": question})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 

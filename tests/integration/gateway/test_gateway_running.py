@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import httpx2
 import pytest
@@ -57,51 +58,60 @@ def guardian() -> ScriptedGuardian:
 
 
 class Reloads:
-    """Tells a test when a policy file was read again."""
+    """Tells a test what is in force since a policy file was read again."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.happened = threading.Event()
+        self._states: SimpleQueue[PolicyState] = SimpleQueue()
         swap = PolicySource._swap
 
         def noted(source: PolicySource, state: PolicyState) -> None:
             swap(source, state)
-            self.happened.set()
+            self._states.put(state)
 
         monkeypatch.setattr(PolicySource, "_swap", noted)
 
-    def wait(self) -> None:
-        assert self.happened.wait(30.0)
-        self.happened.clear()
+    def wait(self, version: str, *, sound: bool = True) -> None:
+        """Wait until this version is in force; not ``sound``: until the file is refused and it stays in force."""
+        while True:
+            state = self._states.get(timeout=30.0)  # raises Empty
+            if state.policy.version == version and (state.error is None) == sound:
+                return
+
+
+def put(file: Path, content: str) -> None:
+    """Change a file as editors and Kubernetes do it: another one, which is whole, takes its place."""
+    aside = file.parent.parent / f"{file.name}.new"
+    aside.write_text(content)
+    aside.replace(file)
 
 
 def test_a_changed_policy_takes_force_and_a_broken_one_does_not(
     behind: tuple[ScriptedUpstream, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reloads, file = Reloads(monkeypatch), tmp_path / "policy.toml"
+    reloads, file = Reloads(monkeypatch), tmp_path / "watched" / "policy.toml"
+    file.parent.mkdir()
     file.write_text('version = "one"\nthreshold = 0.5\n')
     settings = GatewaySettings(upstream=behind[1], port=0)
     with serving(create_app(settings, guardian=guardian(), policy=file), settings) as url:
         assert ask(url, "edgy").json()["guardrail"]["action"] == "block"
-        file.write_text('version = "two"\nthreshold = 0.9\n')
-        reloads.wait()
+        put(file, 'version = "two"\nthreshold = 0.9\n')
+        reloads.wait("two")
         told = ask(url, "edgy").json()["guardrail"]
         assert (told["action"], told["rails"][0]["policy_version"]) == ("allow", "two")
-        file.write_text('version = "three"\nthreshold = 7\n')
-        reloads.wait()
+        put(file, 'version = "three"\nthreshold = 7\n')
+        reloads.wait("two", sound=False)
         assert ask(url, "edgy").json()["guardrail"]["rails"][0]["policy_version"] == "two"
-        state = httpx2.get(f"{url}/readyz", trust_env=False).json()["policy"]
+        state = httpx2.get(f"{url}/readyz", trust_env=False, timeout=20.0).json()["policy"]
         assert (state["version"], state["reloads"], state["current"]) == ("two", 1, False)
         assert metric(url, "guardrail_policy_current") == 0
-        # As editors and Kubernetes do it: another file takes its place.
-        (tmp_path / "new").write_text('version = "four"\n')
-        (tmp_path / "new").replace(file)
-        reloads.wait()
+        file.write_text('version = "four"\n')  # in place: it may be seen while it is empty
+        reloads.wait("four")
         assert ask(url, "edgy").json()["guardrail"]["rails"][0]["policy_version"] == "four"
         assert metric(url, "guardrail_policy_current") == 1
 
 
 def metric(url: str, name: str, **labels: str) -> float:
-    text = httpx2.get(f"{url}/metrics", trust_env=False).text
+    text = httpx2.get(f"{url}/metrics", trust_env=False, timeout=20.0).text
     return sum(
         sample.value
         for family in text_string_to_metric_families(text)
@@ -143,7 +153,7 @@ def test_pages_get_the_gateway_and_cannot_take_its_paths(behind: tuple[ScriptedU
     settings = GatewaySettings(upstream=behind[1], port=0)
     app = create_app(settings, guardian=guardian(), pages=[Route("/hello", page)])
     with serving(app, settings) as url:
-        assert httpx2.get(f"{url}/hello", trust_env=False).text == "scripted"
+        assert httpx2.get(f"{url}/hello", trust_env=False, timeout=20.0).text == "scripted"
     with pytest.raises(ConfigError):
         create_app(settings, pages=[Route("/metrics", page)])
 

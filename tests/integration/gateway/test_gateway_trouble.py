@@ -46,8 +46,11 @@ def test_upstream_errors(
 @pytest.mark.parametrize(
     ("question", "status", "code"), [("hang", 504, "upstream_timeout"), ("die", 500, "upstream_error")]
 )
-def test_a_silent_or_broken_upstream(http: httpx2.Client, question: str, status: int, code: str) -> None:
-    answer = http.post("/v1/chat/completions", json=body(question))
+def test_a_silent_or_broken_upstream(
+    http: httpx2.Client, impatient: httpx2.Client, question: str, status: int, code: str
+) -> None:
+    asked = impatient if question == "hang" else http
+    answer = asked.post("/v1/chat/completions", json=body(question))
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
@@ -62,10 +65,11 @@ def test_a_silent_or_broken_upstream(http: httpx2.Client, question: str, status:
     ],
 )
 def test_a_stream_that_breaks_off_ends_in_an_error(
-    http: httpx2.Client, guardian: ScriptedGuardian, question: str, code: str
+    http: httpx2.Client, impatient: httpx2.Client, guardian: ScriptedGuardian, question: str, code: str
 ) -> None:
     guardian.batches.clear()
-    raw = http.post("/v1/chat/completions", json=body(question, stream=True)).text
+    asked = impatient if question == "hang" else http
+    raw = asked.post("/v1/chat/completions", json=body(question, stream=True)).text
     told = events(raw)
     assert told[-1]["error"]["code"] == code
     assert "[DONE]" not in raw
@@ -127,11 +131,11 @@ def test_a_client_that_leaves_stops_the_upstream(gateway: str, behind: ScriptedU
     behind._hang = noted  # type: ignore[method-assign]
     try:
         with (
-            httpx2.Client(base_url=gateway, trust_env=False) as http,
+            httpx2.Client(base_url=gateway, trust_env=False, timeout=20.0) as http,
             http.stream("POST", "/v1/chat/completions", json=body("hang", stream=True)) as answer,
         ):
             assert next(answer.iter_lines()).startswith("data: ")
-        assert gone.wait(10.0)
+        assert gone.wait(20.0), "long before the gateway would give the upstream up"
         assert behind.left == left + 1
     finally:
         behind._hang = hang  # type: ignore[method-assign]
@@ -160,7 +164,7 @@ def test_logs_hold_no_text_of_what_an_error_was_raised_from(
 ) -> None:
     settings = GatewaySettings(port=0)
     app = create_app(settings, guardian=guardian, upstream=Quoting())
-    with serving(app, settings) as url, httpx2.Client(base_url=url, trust_env=False) as http:
+    with serving(app, settings) as url, httpx2.Client(base_url=url, trust_env=False, timeout=20.0) as http:
         answer = http.post("/v1/chat/completions", json=body("a secret of mine", stream=stream))
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "check_failed")
     assert "InferenceError at" in caplog.text

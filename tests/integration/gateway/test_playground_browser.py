@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url(upstream: tuple[ScriptedUpstream, str], guardian: ScriptedGuardian) -> Iterator[str]:
-    settings = GatewaySettings(upstream=upstream[1], port=0, upstream_timeout_s=0.7)
+    settings = GatewaySettings(upstream=upstream[1], port=0, upstream_timeout_s=60.0)
     page = Playground()
     with serving(create_app(settings, guardian=guardian, observers=[page], pages=page.pages), settings) as base:
         yield f"{base}/playground"

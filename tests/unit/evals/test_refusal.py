@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,16 +74,9 @@ def test_answers(text: str) -> None:
 
 
 @pytest.mark.parametrize("piece", ["I ", "I apolog", "I must ", ' "a ', "sorry ", "\n \n", "I am not "])
-def test_time_is_linear(piece: str) -> None:
-    def seconds(repeats: int) -> float:
-        text = piece * repeats
-        begin = time.process_time()
-        is_refusal(text)
-        return time.process_time() - begin  # other processes do not count
-
-    seconds(1000)
-    small, large = (min(seconds(n) for _ in range(3)) for n in (10_000, 80_000))
-    assert large < 40 * small + 0.1  # eight times the text: a quadratic pattern would take 64 times as long
+def test_time_is_linear(piece: str, work_s: Callable[[Callable[[], object]], float]) -> None:
+    small, large = (work_s(partial(is_refusal, piece * n)) for n in (10_000, 80_000))
+    assert large < 24 * small + 0.1  # eight times the text: a quadratic pattern would take 64 times as long
 
 
 def test_agrees_with_the_labelled_responses() -> None:
