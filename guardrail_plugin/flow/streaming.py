@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -68,7 +69,9 @@ def hold(
     finally:
         close = getattr(source, "close", None)
         if close is not None:
-            close()
+            # Once a block has stopped it, the source's own troubles say nothing any more.
+            with suppress(Exception) if machine.stopped else nullcontext():
+                close()
     yield from _check(machine, guardian, timeout_s)
     outcome = run_sync(machine.ending(), guardian)
     machine.settled(outcome)
@@ -200,17 +203,18 @@ async def ahold(
         while not machine.finished:
             chunks = 0
             for event in await desk.events():
-                if isinstance(event, _Broken):
-                    event.again()
-                elif isinstance(event, _Verdicts):
+                if isinstance(event, _Verdicts):
                     machine.judged(event.outcomes)
                 elif machine.stopped:
                     continue
+                elif isinstance(event, _Broken):
+                    event.again()
                 elif isinstance(event, _Chunk):
                     machine.add(event.chunk, reader.read(event.chunk))
                     chunks += 1
                 else:
                     machine.end(reader.rest(), nothing=reader.nothing())
+            del event  # an error that came too late holds its frames
             if checks := machine.wanted():
                 desk.ask(checks)
             desk.pay(chunks, waiting=machine.waiting)

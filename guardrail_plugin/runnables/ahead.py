@@ -73,37 +73,40 @@ class Ahead(Iterator[T]):
 
     def _read(self) -> None:
         self._gate.enter()
-        source: Iterator[T] | None = None
         error: BaseException | None = None
         try:
             source = self._source()
-            for chunk in source:
-                with self._changed:
-                    self._changed.wait_for(lambda: len(self._chunks) < READ_AHEAD or self._stopped)
-                    if self._stopped:
-                        break
-                    self._chunks.append(chunk)
-                    self._changed.notify_all()
+            try:
+                for chunk in source:
+                    with self._changed:
+                        self._changed.wait_for(lambda: len(self._chunks) < READ_AHEAD or self._stopped)
+                        if self._stopped:
+                            break
+                        self._chunks.append(chunk)
+                        self._changed.notify_all()
+            finally:
+                close = getattr(source, "close", None)
+                if close is not None:
+                    close()
         except BaseException as raised:
             error = raised
-        finally:
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-            with self._changed:
-                self._error, self._done = error, True
-                error = None
-                self._changed.notify_all()
+        with self._changed:
+            self._error, self._done = error, True
+            error = None
+            self._changed.notify_all()
 
 
 class AsyncAhead(AsyncIterator[T], Generic[T]):
     """A stream that is read in a task of its own, at most ``READ_AHEAD`` chunks ahead.
 
-    Cancellation: ``aclose`` cancels the task and awaits it, so that nothing is left.
+    Cancellation: ``aclose`` cancels the task and awaits it, so that nothing is left. One that comes from anywhere else,
+    as from a task that the source awaits, is an error like others to the reader.
     """
 
     def __init__(self, source: AsyncIterator[T], gate: Gate) -> None:
-        self._inbox: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue(READ_AHEAD)
+        # Chunks are bounded, and the end is not: a cancelled task must not wait for a reader to take one.
+        self._inbox: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(READ_AHEAD)
         self._task = asyncio.create_task(self._read(source, gate))
         self._over = False
 
@@ -112,6 +115,7 @@ class AsyncAhead(AsyncIterator[T], Generic[T]):
             raise StopAsyncIteration
         item = await self._inbox.get()
         if isinstance(item, tuple):
+            self._room.release()
             return item[0]
         self._over = True
         if item is None:
@@ -126,13 +130,15 @@ class AsyncAhead(AsyncIterator[T], Generic[T]):
 
     async def _read(self, source: AsyncIterator[T], gate: Gate) -> None:
         gate.enter()
-        last: BaseException | None = None
         try:
             async with closing(source) as chunks:
                 async for chunk in chunks:
-                    await self._inbox.put((chunk,))
-        except asyncio.CancelledError:
-            raise
+                    await self._room.acquire()
+                    self._inbox.put_nowait((chunk,))
         except BaseException as error:
-            last = error
-        await self._inbox.put(last)
+            if not self._over:
+                self._inbox.put_nowait(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        else:
+            self._inbox.put_nowait(None)

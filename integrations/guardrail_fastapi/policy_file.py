@@ -17,6 +17,8 @@ logger = logging.getLogger("guardrail_plugin.policy")
 _DEBOUNCE_MS = 200
 """Editors write a file in several steps; a change is read once these are over."""
 
+_NOTHING = sha256(b"").hexdigest()[:12]
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
@@ -39,7 +41,8 @@ class PolicySource:
     """Hands out the policy in force. Readers take ``policy`` once per request: it is swapped whole.
 
     A file that cannot be read, is not TOML or breaks a rule changes nothing: the policy before it stays in force, and
-    ``state.error`` and the log say so until the file is sound again.
+    ``state.error`` and the log say so until the file is sound again. So does one that has become empty, as files are
+    that are being written; for the default policy, leave a comment in it.
 
     Raises:
         ConfigError: at construction, the file is not sound, or the policy names a hazard that the guardian does not.
@@ -74,6 +77,8 @@ class PolicySource:
         before = self.state
         try:
             policy, digest = self._read(self.path)
+            if digest == _NOTHING and before.sha256 != _NOTHING:
+                raise ConfigError(f"the policy file {self.path} is empty; with a comment it means the default policy")
         except ConfigError as error:
             if str(error) != before.error:
                 logger.error("the policy file was not taken, the one before it stays in force: %s", error)

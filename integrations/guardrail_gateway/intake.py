@@ -6,6 +6,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -71,6 +72,9 @@ class _Visit:
         self._scope: MutableMapping[str, Any] = {**scope, SCOPE_KEY: self._note}
         self._app, self._receive, self._send = app, receive, send
         self._begun = False
+        # What ends with the last byte, once: whoever has it may ask again before the tasks here have ended.
+        self._until_sent = ExitStack()
+        self._until_sent.callback(self._report)
 
     async def serve(self) -> None:
         """Serve it, and tell the observers how it ended."""
@@ -92,8 +96,7 @@ class _Visit:
             self._note.status, self._note.error = 499, "cancelled"
             raise
         finally:
-            if self._note.operation != "other" or self._note.status >= 400:
-                self._gateway.service.observers.request(self._note.event())
+            self._until_sent.close()
 
     async def _serve(self) -> None:
         settings = self._gateway.settings
@@ -102,20 +105,20 @@ class _Visit:
             await self._app(self._scope, self._receive, self._sending)
             return
         await self._at_the_door(self._identify)
-        with self._gateway.limits.admit(self._note.caller):
-            body = b""
-            if self._scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-                body = await read_body(
-                    self._receive,
-                    max_bytes=settings.max_body_bytes,
-                    timeout_s=settings.body_timeout_s,
-                    declared=self._headers.get("content-length"),
-                )
-            # Each key is a tenant of the pool, under its name: what one floods it with does not starve the others.
-            with anyio.move_on_after(settings.request_timeout_s) as limit, on_behalf_of(self._note.caller):
-                await while_connected(self._receive, self._work(body))
-            if limit.cancelled_caught:
-                raise Problem(504, "request_timeout", "The request took too long.")
+        self._until_sent.enter_context(self._gateway.limits.admit(self._note.caller))
+        body = b""
+        if self._scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            body = await read_body(
+                self._receive,
+                max_bytes=settings.max_body_bytes,
+                timeout_s=settings.body_timeout_s,
+                declared=self._headers.get("content-length"),
+            )
+        # Each key is a tenant of the pool, under its name: what one floods it with does not starve the others.
+        with anyio.move_on_after(settings.request_timeout_s) as limit, on_behalf_of(self._note.caller):
+            await while_connected(self._receive, self._work(body))
+        if limit.cancelled_caught:
+            raise Problem(504, "request_timeout", "The request took too long.")
 
     async def _work(self, body: bytes) -> None:
         await self._app(self._scope, _Replay(body), self._sending)
@@ -145,6 +148,12 @@ class _Visit:
             told = (b"x-request-id", self._note.request_id.encode())
             message = {**message, "headers": [*message.get("headers", ()), told]}
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._until_sent.close()
+
+    def _report(self) -> None:
+        if self._note.operation != "other" or self._note.status >= 400:
+            self._gateway.service.observers.request(self._note.event())
 
 
 class _Replay:
