@@ -39,6 +39,7 @@ class Made:
         guardian_id: of this way to ask: what verdicts carry and caches tell guardians apart by.
         canary: the family's own harmful text, if it does not judge harm.
         manifest: of a guardian in the library's own format.
+        base: what its adapter's weights stand on; ``None`` where ``model_key`` covers all weights.
     """
 
     family: Family
@@ -46,6 +47,7 @@ class Made:
     guardian_id: str
     canary: str | None = None
     manifest: Manifest | None = None
+    base: str | None = None
 
 
 def load_family(

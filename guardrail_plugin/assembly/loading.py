@@ -71,6 +71,7 @@ def load_guardian(
         responder=responder,
         responses=responses,
         max_windows=max_windows,
+        base=made.base,
     )
     if self_test:
         guardian.self_test(made.canary)

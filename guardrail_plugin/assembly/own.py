@@ -47,7 +47,8 @@ def load_own(
     load = partial(_load_merged_folder, folder, dtype) if merged else partial(_load, base_folder, folder, dtype)
     tokenizer = _tokenizer(base_folder, manifest, folder)
     pool.register(key, SharedWeights(load, first_suppressed=manifest.vocab_size))
-    return Made(OwnFamily(manifest.layout, tokenizer), key, key, manifest=manifest)
+    stands_on = None if merged else _base_named(manifest, base)
+    return Made(OwnFamily(manifest.layout, tokenizer), key, key, manifest=manifest, base=stands_on)
 
 
 def load_own_remote(
@@ -129,6 +130,13 @@ def _manifest(folder: Path, options: FamilyOptions) -> Manifest:
 def _base_folder(folder: Path, manifest: Manifest, *, base: str | Path | None, offline: bool) -> Path:
     model = str(base) if base is not None else manifest.base_model
     return model_folder(locate(model, revision=manifest.base_revision, offline=offline))
+
+
+def _base_named(manifest: Manifest, base: str | Path | None) -> str:
+    """Return the base as people name it, with its revision; a folder by its full path."""
+    name = manifest.base_model if base is None else str(base)
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else f"{name}@{manifest.base_revision}"
 
 
 def _tokenizer(base_folder: Path, manifest: Manifest, folder: Path) -> FastContentTokenizer:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from guardrail_plugin.guardian.protocol import GuardianProtocol
 
 _PREFIX = "baseline:"
+_COMPARE_TAKES = frozenset({"compare", "out", "resamples", "seed", "quiet"})
 _SHOWN = {"f1": "F1", "auprc": "AUPRC", "recall": "recall", "fpr": "FPR", "recall_at_fpr_1": "R@1%FPR"}
 _SHOWN_RESPONSES = {
     "refuses": "refuses",
@@ -53,6 +54,7 @@ TrainOption = Annotated[
 
 @reports_errors
 def evaluate(
+    context: typer.Context,
     *,
     files: Annotated[
         list[str] | None, typer.Argument(metavar="FILE[:RAIL]", help="Labelled JSONL files.", show_default=False)
@@ -99,10 +101,13 @@ def evaluate(
     """
     console = Console(highlight=False)
     if compare is not None:
+        _refuse_beside_compare(context)
         _compare(console, compare, out=out, resamples=resamples, seed=seed)
         return
     if out is None:
         raise ConfigError("name a folder for the report with --out")
+    if development and suite is None:
+        raise ConfigError("--development is a choice of the suite's files: name their folder with --suite")
     from guardrail_plugin.evals.dataset import EvalFile
     from guardrail_plugin.evals.run import Options
     from guardrail_plugin.evals.run import evaluate as run
@@ -175,6 +180,22 @@ def open_guardian(
         except BaseException:
             pool.close(drain_s=0.0)  # whatever is still queued, nobody will read
             raise
+
+
+def _refuse_beside_compare(context: typer.Context) -> None:
+    """Refuse what a comparison has no use for; an environment variable is no request.
+
+    Raises:
+        ConfigError: it was asked for on the command line.
+    """
+    named = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name is not None}
+    given = []
+    for name, option in named.items():
+        source = context.get_parameter_source(name)
+        if name not in _COMPARE_TAKES and source is not None and source.name == "COMMANDLINE":
+            given.append(option if option.startswith("-") else option.upper())
+    if given:
+        raise ConfigError(f"--compare measures nothing, it reads two --out folders: leave out {', '.join(given)}")
 
 
 def _compare(console: Console, runs: tuple[Path, Path], *, out: Path | None, resamples: int, seed: int) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from guardrail_plugin.cli.reporting import reports_errors
+from guardrail_plugin.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from guardrail_plugin.training.rows import Example
@@ -58,7 +59,11 @@ def _by_source(examples: Sequence[Example]) -> Table:
 def _print_style(console: Console, title: str, examples: Sequence[Example]) -> None:
     from guardrail_plugin.training.style_probe import probe_style
 
-    found = probe_style([e for e in examples if e.rail == "input"])
+    try:
+        found = probe_style([e for e in examples if e.rail == "input"])
+    except ConfigError as error:
+        console.print(f"\nStyle probe, {title}: {error}")
+        return
     console.print(f"\nStyle probe, {title}: AUROC {found.auroc:.3f} over {found.rows} queries")
     console.print(f"  harmful style:  {', '.join(found.harmful_style)}", soft_wrap=True)
     console.print(f"  harmless style: {', '.join(found.harmless_style)}", soft_wrap=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 
@@ -46,7 +49,11 @@ def assemble(config: str | None, data: Sequence[Path], *, base: str | None) -> t
 def first_stage(
     recipe: TrainConfig, folders: Sequence[Path], *, out: Path, device: str | None, max_steps: int | None, quiet: bool
 ) -> Path | None:
-    """Train the recipe that this one goes on from into ``out/stage-NAME``, unless it is there; return its folder."""
+    """Train the recipe that this one goes on from into ``out/stage-NAME``, unless it is there; return its folder.
+
+    Raises:
+        ConfigError: what is there was trained by another recipe.
+    """
     from guardrail_plugin.guardian.manifest import MANIFEST_FILE
     from guardrail_plugin.training.config import TrainConfig
     from guardrail_plugin.training.loop import train
@@ -54,11 +61,28 @@ def first_stage(
     if recipe.start_from is None:
         return None
     folder = out / f"stage-{Path(recipe.start_from).stem}"
-    if not (folder / MANIFEST_FILE).is_file():
-        earlier = TrainConfig.from_toml(find_recipe(recipe.start_from)).model_copy(update={"base": recipe.base})
+    earlier = TrainConfig.from_toml(find_recipe(recipe.start_from)).model_copy(update={"base": recipe.base})
+    if (folder / MANIFEST_FILE).is_file():
+        _check_stage(folder, earlier)
+    else:
         start = first_stage(earlier, folders, out=out, device=device, max_steps=max_steps, quiet=quiet)
         train(earlier, data_folders=folders, out=folder, device=device, start=start, max_steps=max_steps, quiet=quiet)
     return folder
+
+
+def _check_stage(folder: Path, recipe: TrainConfig) -> None:
+    from guardrail_plugin.guardian.manifest import Manifest
+    from guardrail_plugin.training.config import TrainConfig
+
+    try:
+        trained = TrainConfig(**Manifest.read(folder).training)  # settings of a later version take their defaults
+    except ConfigError:
+        trained = None
+    if trained != recipe:
+        raise ConfigError(
+            f"{folder} was trained by another recipe than {folder.name.removeprefix('stage-')!r} is now; name another "
+            "--out, or train it anew with --fresh"
+        )
 
 
 def find_recipe(config: str) -> Path:
@@ -81,12 +105,16 @@ def find_recipe(config: str) -> Path:
 def _source(path: Path, folders: Sequence[Path]) -> tuple[Source, set[bool]]:
     """Return a file as a source of the input rail, and the labels that its rows carry."""
     from guardrail_plugin.training.config import Source
-    from guardrail_plugin.training.rows import load_source, resolve
+    from guardrail_plugin.training.rows import read_source, resolve
 
     # The artefact records the source: its name says enough, unless another file of that name would be found first.
     found = resolve(path.name, folders)
     source = Source(path=path.name if found.samefile(path) else str(path.resolve()))
-    labels = {example.harmful for example in load_source(source, folders)}
-    if not labels:
-        raise ConfigError(f'{path} has no usable row: rows need "text" and "harmful": true or false')
-    return source, labels
+    read = read_source(source, folders)
+    if not read.examples:
+        first = f" ({read.first})" if read.first else ""
+        raise ConfigError(f'{path} has no usable row{first}: rows need "text" and "harmful": true or false')
+    if read.unusable and os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        told = f"{path}: {read.unusable} of {read.rows} rows unusable (first: {read.first})"
+        Console(stderr=True, highlight=False).print(told, soft_wrap=True, markup=False)
+    return source, {example.harmful for example in read.examples}

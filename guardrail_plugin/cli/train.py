@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from guardrail_plugin.training.loop import TrainResult
     from guardrail_plugin.training.validation import Validation
 
-CHECKPOINT = "checkpoint.safetensors"  # as the training loop names it
+CHECKPOINT = "checkpoint.safetensors"  # as the training loop names them
+HISTORY = "history.jsonl"
 
 
 @reports_errors
@@ -68,14 +70,30 @@ def _prepare(out: Path, *, resume: bool) -> None:
     """Make way in the output folder.
 
     Raises:
-        ConfigError: it holds a finished guardian, hours of work that nobody asked to lose.
+        ConfigError: it holds a finished guardian, hours of work that nobody asked to lose; or an earlier stage cannot
+            be deleted.
     """
     from guardrail_plugin.guardian.manifest import MANIFEST_FILE
 
     if not resume:
-        (out / CHECKPOINT).unlink(missing_ok=True)
+        for name in (CHECKPOINT, HISTORY):
+            (out / name).unlink(missing_ok=True)
+        for stage in out.glob("stage-*"):
+            _forget_stage(stage)
     elif (out / MANIFEST_FILE).is_file() and not (out / CHECKPOINT).is_file():
         raise ConfigError(f"{out} holds a finished guardian; name another --out, or replace it with --fresh")
+
+
+def _forget_stage(stage: Path) -> None:
+    """Delete an earlier stage's folder; a link to one is taken away alone, and what is no stage stays."""
+    from guardrail_plugin.guardian.manifest import MANIFEST_FILE
+
+    if stage.is_symlink():
+        stage.unlink(missing_ok=True)
+    elif any((stage / name).is_file() for name in (MANIFEST_FILE, CHECKPOINT, HISTORY)):
+        shutil.rmtree(stage, ignore_errors=True)  # under torchrun other processes delete it at the same time
+        if stage.exists():
+            raise ConfigError(f"cannot delete {stage}")
 
 
 def _print(console: Console, result: TrainResult, recipe: TrainConfig, *, can_evaluate: bool) -> None:

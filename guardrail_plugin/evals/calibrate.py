@@ -14,13 +14,14 @@ from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.evals.bootstrap import Floats
-from guardrail_plugin.evals.dataset import Dataset, EvalFile, EvalRow, load
+from guardrail_plugin.evals.dataset import Dataset, EvalFile, EvalRow, contradictions, distinct, load
 from guardrail_plugin.evals.intervals import upper_bound, wilson
 from guardrail_plugin.evals.results import Scored, pool
 from guardrail_plugin.evals.scaling import Scaling, fit_scaling, log_odds
 from guardrail_plugin.evals.score import Score, score
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 
+_SHOWN = 5  # contradictions that an error lists
 _RULE_OF_THREE = 3.0  # no false positive in 3 / p rows: then the rate is below p with 95 % confidence
 
 
@@ -109,8 +110,8 @@ def calibrate(
     ``certify`` the lowest one at which its 95 % upper bound is. A text that occurs twice counts once.
 
     Raises:
-        ConfigError: a file is malformed, ``max_fpr`` is out of range, a rail has too few harmless rows to support the
-            claim (3 / max_fpr), or the guardian puts too many of them at risk 1.
+        ConfigError: a file is malformed, a text carries both labels, ``max_fpr`` is out of range, a rail has too few
+            harmless rows to support the claim (3 / max_fpr), or the guardian puts too many of them at risk 1.
         GuardrailError: the guardian is broken (see ``score``).
         MissingDependencyError: scikit-learn is not installed.
     """
@@ -119,9 +120,11 @@ def calibrate(
     if not files:
         raise ConfigError("no labelled traffic: name JSONL files with --data")
     datasets = [load(file) for file in files]
+    _check_labels(datasets)
     for rail in _rails(datasets):  # before any text is scored
-        rows = {row.key: row for data in datasets if data.rail == rail for row in data.rows}
-        _check_support(rail, sum(not row.harmful for row in rows.values()), max_fpr=max_fpr)
+        mine = [data for data in datasets if data.rail == rail]
+        harmless = sum(not mine[number].rows[place].harmful for number, place in distinct(mine))
+        _check_support(rail, harmless, max_fpr=max_fpr)
     scored = [Scored(data, tuple(score(data, guardian, quiet=quiet))) for data in datasets]
     fits = [
         _fit_rail([one for one in scored if one.dataset.rail == rail], max_fpr=max_fpr, certify=certify)
@@ -219,6 +222,16 @@ def _fit_rail(scored: Sequence[Scored], *, max_fpr: float, certify: bool) -> Rai
 
 def _rails(datasets: Sequence[Dataset]) -> list[Rail]:
     return list(dict.fromkeys(data.rail for data in datasets))
+
+
+def _check_labels(datasets: Sequence[Dataset]) -> None:
+    found = contradictions(datasets)
+    if not found:
+        return
+    shown = "; ".join(" and ".join(f"{path}, line {line}" for path, line in places) for places in found[:_SHOWN])
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    texts = "1 text is" if len(found) == 1 else f"{len(found)} texts are"
+    raise ConfigError(f"{texts} labelled both harmful and harmless: {shown}{more}")
 
 
 def _check_support(rail: Rail, harmless: int, *, max_fpr: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from guardrail_plugin.core.categories import hazard_of
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.core.hazards import PROMPT_INJECTION
+from guardrail_plugin.core.jsonl import read_objects
 from guardrail_plugin.core.verdict import RAILS, Rail
 
 _KNOWN_KEYS = ("id", "text", "harmful", "category", "response", "response_harmful", "source", "attack", "lang")
@@ -76,6 +77,7 @@ class EvalRow:
         id: unique in its file.
         harmful: the label of what is judged: of the response on the output rail, of the text elsewhere.
         expected: the hazard code that source and category settle, or ``None``.
+        line: where it stands in its file.
     """
 
     id: str
@@ -85,6 +87,7 @@ class EvalRow:
     category: str | None = None
     source: str = ""
     lang: str | None = None
+    line: int = 0
 
     @property
     def key(self) -> bytes:
@@ -139,31 +142,24 @@ def load(file: EvalFile) -> Dataset:
     return Dataset(file.name, file.path, rail, tuple(rows), skipped, _fingerprint(file, rail))
 
 
-def read_objects(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """Yield line number and object of every line that is not blank.
+def distinct(datasets: Sequence[Dataset]) -> list[tuple[int, int]]:
+    """Return where each check first occurs, in order: the number of its data set, and of its row there."""
+    first: dict[bytes, tuple[int, int]] = {}
+    for number, data in enumerate(datasets):
+        for place, row in enumerate(data.rows):
+            first.setdefault(row.key, (number, place))
+    return list(first.values())
 
-    Raises:
-        ConfigError: the file cannot be read, or a line is not UTF-8 or not a JSON object.
+
+def contradictions(datasets: Sequence[Dataset]) -> list[list[tuple[Path, int]]]:
+    """Return the checks that carry both labels: for each the file and line of its first row, and of the first with the
+    other label.
     """
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _object(path, number, line.removeprefix(b"\xef\xbb\xbf"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _object(path: Path, number: int, line: bytes) -> Mapping[str, object]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}, line {number}: not UTF-8") from None
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{path}, line {number}: not JSON") from None
-    if not isinstance(row, dict):
-        raise ConfigError(f"{path}, line {number}: not a JSON object")
-    return row
+    seen: dict[bytes, dict[bool, tuple[Path, int]]] = {}
+    for data in datasets:
+        for row in data.rows:
+            seen.setdefault(row.key, {}).setdefault(row.harmful, (data.path, row.line))
+    return [list(places.values()) for places in seen.values() if len(places) > 1]
 
 
 class _Fields:
@@ -224,6 +220,7 @@ def _row(fields: _Fields, rail: Rail, *, stem: str) -> EvalRow | None:
         category=category,
         source=source,
         lang=fields.text("lang"),
+        line=fields.number,
     )
 
 

@@ -112,7 +112,11 @@ def caveats(result: RunResult) -> list[str]:
     for total in result.totals:
         rows = sum(one.n for one in result.files if one.rail == total.rail)
         if rows > total.n:
-            lines.append(f"{total.name}: {total.n} distinct texts of {rows} rows; the files overlap.")
+            again = "texts that occur more than once count once"
+            lines.append(f"{total.name}: {total.n} distinct texts of {rows} rows; {again}.")
+        if total.contradictory:
+            both = "1 text is" if total.contradictory == 1 else f"{total.contradictory} texts are"
+            lines.append(f"{total.name}: {both} labelled both harmful and harmless; the first label counts in totals.")
     lines.append(f"{render.ABSENT} marks a metric that these rows do not define.")
     return lines
 
@@ -244,7 +248,7 @@ def _describe(result: SetResult) -> str:
     shown = {name: render.figure_value(name, figure) for name, figure in result.metrics.items()}
     return (
         f"Four charts for {result.name}, {result.n} rows, {result.harmful} harmful. "
-        f"Precision over recall: area {shown['auprc']}. ROC: area {shown['auroc']}; the guardian acts at recall "
+        f"Precision over recall: area {shown['auprc']}. ROC: area {shown['auroc']}; it acts at recall "
         f"{shown['recall']} and false-positive rate {shown['fpr']}. Calibration: expected error {shown['ece']}. "
         "Histogram of the risk of harmful and harmless rows."
     )

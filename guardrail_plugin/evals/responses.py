@@ -18,7 +18,6 @@ from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from guardrail_plugin._version import __version__
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import GuardianError
 from guardrail_plugin.core.refusal import is_refusal
@@ -27,6 +26,7 @@ from guardrail_plugin.evals.dataset import EvalRow
 from guardrail_plugin.evals.fit import hazard_words
 from guardrail_plugin.evals.results import Scored
 from guardrail_plugin.evals.score import Score, as_verdict
+from guardrail_plugin.evals.settings import judging_settings, responding_settings
 from guardrail_plugin.evals.store import ScoreStore
 from guardrail_plugin.guardian.fallbacks import languages
 from guardrail_plugin.guardian.language import detect
@@ -117,15 +117,21 @@ def answer(
     """
     data = scored.dataset
     pairs = harmful_rows(scored, wanted=wanted, seed=seed)
-    # Responses depend on this library's written texts and checks, not on the weights alone.
-    store = ScoreStore(folder, name=data.name, guardian=guardian.id, fingerprint=f"{data.fingerprint}-{__version__}")
-    known = {one.id: one for one in map(_from_json, store.read()) if one is not None}
+    store = ScoreStore(
+        folder,
+        name=data.name,
+        guardian=guardian.id,
+        fingerprint=data.fingerprint,
+        settings=judging_settings(guardian) | responding_settings(guardian),
+    )
+    kept = (one for one in map(_from_json, store.read()) if one is not None)
+    known = {one.id: one for one in kept if one.flagged is not None}  # without a verdict it is asked again
     store.rewrite([asdict(one) for one in known.values()])
     missing = sorted((pair for pair in pairs if pair[0].id not in known), key=lambda pair: len(pair[0].check.text))
     texts: dict[str, str] = {}
     writer = _Writer(guardian)
     with tqdm(
-        total=len(pairs), initial=len(pairs) - len(missing), desc=f"{data.name}, responses", disable=quiet
+        total=len(pairs), initial=len(pairs) - len(missing), desc=f"{data.name}, responses", disable=quiet or None
     ) as bar:
         for chunk in _chunks(missing):
             found = writer.measured(chunk, texts)

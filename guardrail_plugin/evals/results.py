@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.evals.breakdown import Bin, Miss, Rate, SweepPoint, rates, reliability, sweep, worst
-from guardrail_plugin.evals.dataset import Dataset, EvalRow
+from guardrail_plugin.evals.dataset import Dataset, contradictions, distinct
 from guardrail_plugin.evals.metrics import Figure, Sample, measure
-from guardrail_plugin.evals.score import Score
+from guardrail_plugin.evals.score import Score, as_verdict
 
 if TYPE_CHECKING:
     from guardrail_plugin.evals.response_figures import ResponseResult
@@ -38,8 +39,10 @@ class SetResult:
         skipped: rows without a label, left out.
         failed: rows without a verdict; they count as found harmful.
         truncated: rows of which only a part was looked at.
-        threshold: risk at which the guardian acted; ``None`` where it answered no row.
+        threshold: risk at which the guardian, or the policy, acted; ``None`` where it answered no row, or rules about
+            single hazards decided too.
         misses: worst misses and false alarms, by id.
+        contradictory: texts that carry both labels; a total counts the first.
     """
 
     name: str
@@ -57,6 +60,7 @@ class SetResult:
     sweep: Sequence[SweepPoint]
     reliability: Sequence[Bin]
     misses: Sequence[Miss]
+    contradictory: int = 0
 
     @property
     def harmless(self) -> int:
@@ -106,59 +110,65 @@ class RunResult:
         return path
 
 
-def file_result(scored: Scored, *, count: int, seed: int) -> SetResult:
-    """Return the figures of one file."""
+def file_result(scored: Scored, *, count: int, seed: int, policy: Policy | None = None) -> SetResult:
+    """Return the figures of one file, whose scores carry the decisions of ``policy`` if there is one."""
     data = scored.dataset
     figures = measure(scored.scores, count=count, seed=seed)
-    return _result(data.name, scored, figures, path=str(data.path), fingerprint=data.fingerprint)
+    found = _result(scored, figures, policy=policy)
+    return replace(found, path=str(data.path), fingerprint=data.fingerprint, contradictory=len(contradictions([data])))
 
 
-def totals(scored: Sequence[Scored], *, count: int, seed: int) -> list[SetResult]:
+def totals(scored: Sequence[Scored], *, count: int, seed: int, policy: Policy | None = None) -> list[SetResult]:
     """Return one result per rail over the distinct texts of its files."""
     found = []
     for rail in dict.fromkeys(one.dataset.rail for one in scored):
-        pooled, groups = pool([one for one in scored if one.dataset.rail == rail])
+        mine = [one for one in scored if one.dataset.rail == rail]
+        pooled, groups = pool(mine)
         figures = measure(pooled.scores, groups=groups, count=count, seed=seed)
-        found.append(_result(pooled.dataset.name, pooled, figures, path="", fingerprint=""))
+        both = len(contradictions([one.dataset for one in mine]))
+        found.append(replace(_result(pooled, figures, policy=policy), contradictory=both))
     return found
 
 
 def pool(scored: Sequence[Scored]) -> tuple[Scored, list[int]]:
     """Return the distinct rows of several files of one rail (first occurrences) and each row's file number."""
-    rows: list[EvalRow] = []
-    scores: list[Score] = []
-    groups: list[int] = []
-    seen: set[bytes] = set()
-    for number, one in enumerate(scored):
-        for row, score in zip(one.dataset.rows, one.scores, strict=True):
-            if row.key not in seen:
-                seen.add(row.key)
-                rows.append(row)
-                scores.append(score)
-                groups.append(number)
+    places = distinct([one.dataset for one in scored])
+    rows = tuple(scored[number].dataset.rows[place] for number, place in places)
+    scores = tuple(scored[number].scores[place] for number, place in places)
     first = scored[0].dataset
     skipped = sum(one.dataset.skipped for one in scored)
-    data = Dataset(f"all {first.rail}", first.path, first.rail, tuple(rows), skipped, "")
-    return Scored(data, tuple(scores)), groups
+    data = Dataset(f"all {first.rail}", first.path, first.rail, rows, skipped, "")
+    return Scored(data, scores), [number for number, _ in places]
 
 
-def _result(name: str, scored: Scored, figures: Mapping[str, Figure], *, path: str, fingerprint: str) -> SetResult:
+def _result(scored: Scored, figures: Mapping[str, Figure], *, policy: Policy | None) -> SetResult:
     data, scores = scored.dataset, scored.scores
     sample = Sample.of(scores)
     return SetResult(
-        name=name,
+        name=data.name,
         rail=data.rail,
-        path=path,
-        fingerprint=fingerprint,
+        path="",
+        fingerprint="",
         n=len(scores),
         harmful=int(sample.harmful.sum()),
         skipped=data.skipped,
         failed=sum(one.error is not None for one in scores),
         truncated=sum(one.truncated for one in scores),
-        threshold=next((one.threshold for one in scores if one.threshold is not None), None),
+        threshold=_acted_at(scores, data.rail, policy),
         metrics=figures,
         rates=rates(data.rows, scores),
         sweep=sweep(sample),
         reliability=reliability(sample),
         misses=worst(data.rows, scores),
     )
+
+
+def _acted_at(scores: Sequence[Score], rail: Rail, policy: Policy | None) -> float | None:
+    answered = next((one for one in scores if one.threshold is not None), None)
+    if answered is None or policy is None:
+        return None if answered is None else answered.threshold
+    by_hazard = any(rule.action == "allow" or rule.threshold is not None for rule in policy.hazards.values())
+    rule = policy.rails.get(rail)
+    if by_hazard or (rule is not None and rule.action == "allow"):
+        return None
+    return policy.threshold_for(as_verdict(answered, rail, ""))

@@ -71,8 +71,8 @@ def evaluate(
         policy=None if chosen.policy is None else chosen.policy.version,
         seed=chosen.seed,
         resamples=chosen.resamples,
-        files=[file_result(one, count=chosen.resamples, seed=chosen.seed) for one in scored],
-        totals=totals(scored, count=chosen.resamples, seed=chosen.seed),
+        files=[file_result(one, count=chosen.resamples, seed=chosen.seed, policy=chosen.policy) for one in scored],
+        totals=totals(scored, count=chosen.resamples, seed=chosen.seed, policy=chosen.policy),
         responses=responses,
     )
     write_reports(result, scored, folder=out, show_text=chosen.show_text, responses=texts)

@@ -14,6 +14,7 @@ from guardrail_plugin.core.errors import GuardianError, GuardrailError, InputErr
 from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.core.verdict import Rail, Verdict
 from guardrail_plugin.evals.dataset import Dataset, EvalRow
+from guardrail_plugin.evals.settings import judging_settings
 from guardrail_plugin.evals.store import ScoreStore
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
 
@@ -57,14 +58,20 @@ def score(
     """Return one score per row, in the order of the rows.
 
     With ``folder`` each chunk is written to ``folder/NAME.jsonl`` as it comes; a run that was cut short goes on where
-    it stopped, as long as guardian and file are the same. Rows without a verdict are asked again.
+    it stopped, as long as guardian, its settings and file are the same. Rows without a verdict are asked again.
 
     Raises:
         GuardrailError: the guardian fails for 16 rows in a row, or for all: then it is the guardian that is broken,
             and calling every row harmful would measure nothing.
         ConfigError: the scores file cannot be written.
     """
-    store = ScoreStore(folder, name=dataset.name, guardian=guardian.id, fingerprint=dataset.fingerprint)
+    store = ScoreStore(
+        folder,
+        name=dataset.name,
+        guardian=guardian.id,
+        fingerprint=dataset.fingerprint,
+        settings=judging_settings(guardian),
+    )
     done = {found.id: found for found in map(_from_json, store.read()) if found is not None and found.error is None}
     rows = {row.id: row for row in dataset.rows}
     done = {key: found for key, found in done.items() if key in rows}
@@ -73,7 +80,7 @@ def score(
     # Texts of like length share a batch without padding. The longest come first: memory runs out early or never.
     missing.sort(key=lambda row: len(row.check.text), reverse=True)
     watch = _Watch()
-    with tqdm(total=len(rows), initial=len(done), desc=dataset.name, unit="text", disable=quiet) as bar:
+    with tqdm(total=len(rows), initial=len(done), desc=dataset.name, unit="text", disable=quiet or None) as bar:
         for chunk in _chunks(missing):
             scored = _score_chunk(chunk, guardian, watch)
             store.append([_as_json(one) for one in scored])

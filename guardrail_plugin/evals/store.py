@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from guardrail_plugin._version import __version__
 from guardrail_plugin.core.errors import ConfigError
 
 _FORMAT = 1
@@ -17,13 +18,37 @@ class ScoreStore:
     A line is appended as a whole and flushed; one that a killed run left half written is not JSON and is dropped.
     """
 
-    def __init__(self, folder: Path | None, *, name: str, guardian: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        name: str,
+        guardian: str,
+        fingerprint: str,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """Name a store.
+
+        Args:
+            folder: ``None`` keeps nothing.
+            name: of the file that is scored.
+            guardian: its id.
+            fingerprint: of the file that is scored, alone: two guardians' scores are compared where it is the same.
+            settings: what the guardian's answers depend on beside its id, as JSON values.
+        """
         self._folder = folder
         self._name = name
-        self._meta = {"format": _FORMAT, "guardian": guardian, "fingerprint": fingerprint}
+        # Views, checks and written texts are the library's: another version may answer otherwise.
+        self._meta = {
+            "format": _FORMAT,
+            "guardian": guardian,
+            "settings": dict(settings or {}),
+            "library": __version__,
+            "fingerprint": fingerprint,
+        }
 
     def read(self) -> list[dict[str, object]]:
-        """Return the lines that an earlier run wrote with the same guardian over the same file."""
+        """Return the lines that an earlier run wrote with the same guardian, its settings too, over the same file."""
         if self._folder is None:
             return []
         try:

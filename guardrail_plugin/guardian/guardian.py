@@ -57,6 +57,7 @@ class Guardian:
             spaced windows, and its verdict says ``truncated``.
         responder: writes the safeguard responses of a family that cannot; ``None``: written ones are used.
         responses: where the safeguard responses come from.
+        base: what an adapter's weights stand on; ``None`` where the id covers all weights.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Guardian:
         guardian_id: str | None = None,
         max_windows: int = 64,
         responses: Responses = "model",
+        base: str | None = None,
     ) -> None:
         check_responses(responses, responder)
         if family is None:
@@ -83,6 +85,7 @@ class Guardian:
         self.max_windows = max_windows
         self.responder = responder
         self.responses = responses
+        self.base = base
         known = manifest.calibration if calibration is None and manifest is not None else calibration or {}
         self._judge = Judge(
             family=family,
@@ -232,6 +235,11 @@ class Guardian:
     def taxonomy(self) -> Taxonomy:
         """The hazards that verdicts can name."""
         return self.family.taxonomy
+
+    @property
+    def calibration(self) -> Mapping[Rail, Calibration]:
+        """How a rail's raw risk becomes a probability, and where it acts."""
+        return self._judge.calibration
 
     def __repr__(self) -> str:
         return f"Guardian({self.id!r})"

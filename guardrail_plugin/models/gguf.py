@@ -51,7 +51,7 @@ def convert(gguf: Path, *, quiet: bool = False) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
-        with tqdm(total=3, desc="Converting the embedded model (once)", disable=quiet, unit="step") as bar:
+        with tqdm(total=3, desc="Converting the embedded model (once)", disable=quiet or None, unit="step") as bar:
             model = AutoModelForCausalLM.from_pretrained(
                 str(gguf.parent),
                 gguf_file=gguf.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import random
 import time
@@ -31,6 +33,9 @@ from guardrail_plugin.training.validation import Validation, validate
 from guardrail_plugin.training.widen import load_start
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+HISTORY_FILE = "history.jsonl"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ def train(
     max_steps: int | None = None,
     quiet: bool = False,
 ) -> TrainResult:
-    """Train a guardian and write its artefact to ``out``. A checkpoint in ``out`` is resumed.
+    """Train a guardian and write its artefact to ``out``. A checkpoint of this very run in ``out`` is resumed.
 
     Same config, data and number of processes give the same artefact on CPU: rows, order and initial values come from
     the seed. Under ``torchrun`` every process takes its share of the batches and gradients are averaged; on a CPU that
@@ -75,9 +80,10 @@ def train(
     run.start_from(start)
     out.mkdir(parents=True, exist_ok=True)
     total = min(run.total_steps(), max_steps or 10**9)
+    run.identify(total)
     done = run.resume(out / CHECKPOINT_FILE)
     saved_at = time.monotonic()
-    with tqdm(total=total, initial=done, desc="Training", disable=quiet, unit="step") as bar:
+    with tqdm(total=total, initial=done, desc="Training", disable=quiet or None, unit="step") as bar:
         for step, batch in run.steps(done, total):
             losses = run.step(batch, step, total)
             bar.update()
@@ -116,6 +122,7 @@ class _Run:
     per_epoch: int = 0
     rows_per_batch: float = 1.0
     began: dict[str, torch.Tensor] = field(default_factory=dict)
+    identity: str = ""
 
     @classmethod
     def prepare(cls, config: TrainConfig, data_folders: Sequence[Path], *, device: str, quiet: bool) -> _Run:
@@ -248,18 +255,23 @@ class _Run:
             state = self.optimiser.state.get(parameter, {})
             tensors |= {f"{key}.{name}": state[key].cpu() for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
         part = path.with_suffix(".part")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step), "config": self._digest()})
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"step": str(step), "run": self.identity})
         part.replace(path)
 
     def resume(self, path: Path) -> int:
-        """Load a checkpoint of this very config, if there is one; return the step to go on from."""
+        """Load a checkpoint of this very run, if there is one; return the step to go on from."""
         if not path.is_file():
             return 0
         from safetensors import safe_open
 
         with safe_open(path, "pt") as header:
             metadata = header.metadata()
-        if metadata["config"] != self._digest():
+        if (metadata or {}).get("run") != self.identity:
+            if self.rank == 0:
+                _log.warning(
+                    "%s is ignored: it belongs to a run of another recipe, data, start, number of processes or steps",
+                    path,
+                )
             return 0
         tensors = load_file(path)
         for name, parameter in self._trained():
@@ -274,8 +286,13 @@ class _Run:
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
 
-    def _digest(self) -> str:
-        return self.config.model_dump_json()
+    def identify(self, total: int) -> None:
+        """Note what decides this run, so that no checkpoint of another one is resumed."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        digest.update(json.dumps([self.pools.fingerprint(), self.world, total]).encode())
+        for name, tensor in sorted(self.began.items()):
+            digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        self.identity = digest.hexdigest()
 
 
 def join_world() -> tuple[int, int]:
@@ -297,5 +314,5 @@ def _schedule(step: int, total: int, warmup_fraction: float) -> float:
 
 
 def _log_line(out: Path, record: dict[str, Any]) -> None:
-    with (out / "history.jsonl").open("a", encoding="utf-8") as stream:
+    with (out / HISTORY_FILE).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from guardrail_plugin.core.errors import ConfigError
@@ -28,6 +30,18 @@ class Pools:
     responses: Mapping[str, tuple[tuple[str, str], ...]]  # hazard code → (theme, response)
     topics: tuple[Topic, ...] = ()  # re-framed questions of the training rows
     evaluation: Evaluation | None = None
+
+    def fingerprint(self) -> str:
+        """Return a hash of all texts and labels, in order."""
+        digest = hashlib.sha256()
+        for example in (*(e for _, rows in self.train for e in rows), *self.validation):
+            digest.update(_line(asdict(example)))
+        digest.update(_line([sorted(self.responses.items()), [asdict(topic) for topic in self.topics]]))
+        return digest.hexdigest()
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"  # ASCII: a lone surrogate is an escape
 
 
 def read_pools(config: TrainConfig, data_folders: Sequence[Path]) -> Pools:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,14 @@ from guardrail_plugin.core.categories import hazard_of
 from guardrail_plugin.core.conversation import Message
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.hazards import MLCOMMONS, PROMPT_INJECTION
+from guardrail_plugin.core.jsonl import read_objects
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.training.config import Source
 from guardrail_plugin.training.hub import PREFIX, hub_name, hub_rows
 
 SAFE = "safe"
 CORPUS = Path(__file__).parent / "corpus"
+_OWN = "corpus:"  # sources of the shipped corpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +50,35 @@ class Example:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """What a source holds.
+
+    Attributes:
+        rows: rows read, less those of categories that the source leaves out.
+        unusable: of those, rows that nothing is learnt from.
+        first: place of the first unusable one and what is wrong with it: "line 3: ...".
+    """
+
+    examples: tuple[Example, ...] = field(repr=False)
+    rows: int
+    unusable: int
+    first: str | None
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSONL file.
 
     Raises:
         ConfigError: it is missing or a line is not a JSON object; the message names the line, not its text.
     """
-    rows: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    raise ConfigError(f"{path}, line {number}: not JSON") from None
-                if not isinstance(row, dict):
-                    raise ConfigError(f"{path}, line {number}: not a JSON object")
-                rows.append(row)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    return rows
+    return [row for _, row in read_objects(path)]
 
 
 def resolve(path: str, data_folders: Sequence[Path]) -> Path:
     """Return the file a source names: in the shipped corpus, absolute, or under one of the data folders."""
-    if path.startswith("corpus:"):
-        return CORPUS / path.removeprefix("corpus:")
+    if path.startswith(_OWN):
+        return CORPUS / path.removeprefix(_OWN)
     for folder in (Path(), *data_folders):
         if (folder / path).is_file():
             return folder / path
@@ -84,25 +86,50 @@ def resolve(path: str, data_folders: Sequence[Path]) -> Path:
 
 
 def load_source(source: Source, data_folders: Sequence[Path]) -> list[Example]:
-    """Return every usable example of a source, in file order."""
-    name, rows = _read(source, data_folders)
-    examples = []
-    for row in rows:
+    """Return every usable example of a source, in file order.
+
+    Raises:
+        ConfigError: the source is missing or malformed.
+    """
+    return list(read_source(source, data_folders).examples)
+
+
+def read_source(source: Source, data_folders: Sequence[Path]) -> SourceRows:
+    """Return every usable example of a source, in file order, and what was left out.
+
+    Raises:
+        ConfigError: the source is missing or malformed.
+    """
+    name, place, rows = _read(source, data_folders)
+    own = source.path.startswith(_OWN)
+    examples: list[Example] = []
+    count, unusable = 0, 0
+    first = None
+    for number, row in rows:
         category = row.get("category")
         if isinstance(category, str) and category.startswith(source.exclude_categories or ("\0",)):
             continue
-        example = _example(row, source, name)
-        if example is not None and len(example.text) <= source.max_chars:
-            examples.append(example)
-    return examples
+        count += 1
+        try:
+            found = _own_example(row, source, name) if own else _example(row, source, name)
+        except _MalformedError as fault:
+            raise ConfigError(f"{place}, line {number}: {fault}") from None
+        if not isinstance(found, str) and len(found.text) > source.max_chars:
+            found = f"longer than {source.max_chars} characters"
+        if isinstance(found, str):
+            unusable += 1
+            first = first or f"line {number}: {found}"
+        else:
+            examples.append(found)
+    return SourceRows(tuple(examples), rows=count, unusable=unusable, first=first)
 
 
-def _read(source: Source, data_folders: Sequence[Path]) -> tuple[str, Iterable[dict[str, Any]]]:
-    """Return what a source's examples are called, and its rows."""
+def _read(source: Source, data_folders: Sequence[Path]) -> tuple[str, str, Iterable[tuple[int, dict[str, Any]]]]:
+    """Return what a source's examples are called, where its rows are from, and the rows with their numbers."""
     if source.path.startswith(PREFIX):
-        return hub_name(source), hub_rows(source)
+        return hub_name(source), source.path, enumerate(hub_rows(source), 1)
     path = resolve(source.path, data_folders)
-    return path.stem, read_jsonl(path)
+    return path.stem, str(path), read_objects(path)
 
 
 def draw(source: Source, examples: Sequence[Example], rng: random.Random) -> list[Example]:
@@ -125,36 +152,60 @@ def held_out(example: Example, fraction: float) -> bool:
     return int.from_bytes(digest[:4], "big") < fraction * 2**32
 
 
-def _example(row: dict[str, Any], source: Source, name: str) -> Example | None:
-    if "turns" in row:
-        return _dialogue(row, name)
+class _MalformedError(Exception):
+    """A row that no reading makes sense of. Says what is wrong with it, and quotes nothing."""
+
+
+def _example(row: dict[str, Any], source: Source, name: str) -> Example | str:
+    """Return a row's example, or why there is none. Quotes no value."""
     text = row.get("text")
-    if not isinstance(text, str) or not text.strip():
-        return None
+    if text is None and "turns" in row:
+        raise _MalformedError("'turns' are read in the library's own corpus only; give the last one as 'text'")
+    if not isinstance(text, str):
+        return "'text' is missing" if text is None else f"'text' must be text, got {type(text).__name__}"
+    if not text.strip():
+        return "'text' is empty"
     if source.rail == "output":
         return _response_pair(row, text, name)
-    label = row.get("label")
-    if isinstance(label, str):  # our own corpus
-        hazard = None if label == SAFE else MLCOMMONS[label].code
-        return Example(text=text, harmful=hazard is not None, rail=source.rail, hazard=hazard, source=name)
     harmful = row.get("harmful")
     if not isinstance(harmful, bool):
-        return None
+        kind = type(harmful).__name__
+        return "no label in 'harmful'" if harmful is None else f"'harmful' must be true, false or null, got {kind}"
     hazard = None
     if harmful:
         injection = source.rail in ("tool_output", "document") or row.get("attack") == "prompt_injection"
-        hazard = PROMPT_INJECTION if injection else hazard_of(name, row.get("category"))
+        hazard = PROMPT_INJECTION if injection else hazard_of(name, _category(row))
     response = row.get("response") if harmful and isinstance(row.get("response"), str) else None
     return Example(text=text, harmful=harmful, rail=source.rail, hazard=hazard, response=response, source=name)
 
 
-def _response_pair(row: dict[str, Any], query: str, name: str) -> Example | None:
+def _category(row: dict[str, Any]) -> str | None:
+    category = row.get("category")
+    if category is None or isinstance(category, str):
+        return category
+    raise _MalformedError(f"'category' must be text or null, got {type(category).__name__}")
+
+
+def _response_pair(row: dict[str, Any], query: str, name: str) -> Example | str:
     response, harmful = row.get("response"), row.get("response_harmful", False)
-    if not isinstance(response, str) or not response.strip() or not isinstance(harmful, bool):
-        return None
+    if not isinstance(response, str) or not response.strip():
+        return "'response' is missing or empty"
+    if not isinstance(harmful, bool):
+        return "no label in 'response_harmful'"
     category = row.get("category")
     hazard = category if harmful and isinstance(category, str) and category in MLCOMMONS else None
     return Example(text=response, harmful=harmful, rail="output", hazard=hazard, query=query, source=name)
+
+
+def _own_example(row: dict[str, Any], source: Source, name: str) -> Example | str:
+    """Return the example of a row of the shipped corpus, which has forms of its own."""
+    if "turns" in row:
+        return _dialogue(row, name)
+    text, label = row.get("text"), row.get("label")
+    if source.rail == "output" or not isinstance(text, str) or not text.strip() or not isinstance(label, str):
+        return _example(row, source, name)
+    hazard = None if label == SAFE else MLCOMMONS[label].code
+    return Example(text=text, harmful=hazard is not None, rail=source.rail, hazard=hazard, source=name)
 
 
 def _dialogue(row: dict[str, Any], name: str) -> Example:

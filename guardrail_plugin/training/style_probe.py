@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guardrail_plugin.core.errors import MissingDependencyError
+from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
 from guardrail_plugin.training.rows import Example
 
 _FUNCTION_WORDS = frozenset(
@@ -59,14 +59,18 @@ def probe_style(examples: Sequence[Example], *, seed: int = 0) -> StyleProbe:
     A text that occurs more than once counts as often, and stays on one side of every split.
 
     Raises:
+        ConfigError: a fold lacks a label.
         MissingDependencyError: scikit-learn is not installed.
     """
     unique = list({example.text: example for example in examples}.values())
+    harmful = np.array([example.harmful for example in unique], dtype=bool)  # (N,)
+    fold_of = _folds(len(unique), seed=seed)
+    if not all(_has_both(harmful[fold_of == fold]) for fold in range(_FOLDS)):
+        raise ConfigError("too few rows per label for a style probe")
     features, names = style_features([example.text for example in unique])  # (N, F)
-    harmful = np.array([example.harmful for example in unique])  # (N,)
     times = Counter(example.text for example in examples)
     counts = np.array([times[example.text] for example in unique], dtype=float)  # (N,)
-    log_odds, fold_of = _cross_fit(features, harmful, counts, seed=seed)
+    log_odds = _cross_fit(features, harmful, counts, fold_of)
     weights = _fitted(features, harmful, counts)[-1].coef_[0]  # (F,)
     order = np.argsort(weights)
     folds = tuple(_auroc(log_odds[m], harmful[m], counts[m]) for m in (fold_of == k for k in range(_FOLDS)))
@@ -94,7 +98,10 @@ def balance_style(
     harmful = np.array([example.harmful for example in examples])  # (N,)
     if harmful.sum() < _FOLDS or (~harmful).sum() < _FOLDS:
         return list(examples)
-    log_odds, _ = _cross_fit(features, harmful, np.ones(len(harmful)), seed=0)
+    fold_of = _folds(len(harmful), seed=0)
+    if not all(_has_both(harmful[fold_of != fold]) for fold in range(_FOLDS)):  # all rows of a label in one fold
+        return list(examples)
+    log_odds = _cross_fit(features, harmful, np.ones(len(harmful)), fold_of)
     own = 1 / (1 + np.exp(-np.where(harmful, log_odds, -log_odds)))  # (N,) P(its label | its style)
     drawn = []
     for example, weight in zip(examples, np.clip(0.5 / own, least, most), strict=True):
@@ -114,21 +121,28 @@ def _fitted(features: npt.NDArray[np.float64], harmful: npt.NDArray[np.bool_], c
     return model.fit(features, harmful, logisticregression__sample_weight=counts)
 
 
+def _folds(count: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Return the fold of each row (N,)."""
+    return np.random.default_rng(seed).permutation(count) % _FOLDS
+
+
+def _has_both(harmful: npt.NDArray[np.bool_]) -> bool:
+    return bool(harmful.any() and not harmful.all())
+
+
 def _cross_fit(
     features: npt.NDArray[np.float64],
     harmful: npt.NDArray[np.bool_],
     counts: npt.NDArray[np.float64],
-    *,
-    seed: int,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Return out-of-fold log-odds (N,) and the fold of each row (N,)."""
+    fold_of: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """Return out-of-fold log-odds (N,)."""
     log_odds = np.zeros(len(harmful))
-    fold_of = np.random.default_rng(seed).permutation(len(harmful)) % _FOLDS
     for fold in range(_FOLDS):
         seen = fold_of != fold
         model = _fitted(features[seen], harmful[seen], counts[seen])
         log_odds[~seen] = model.decision_function(features[~seen])
-    return log_odds, fold_of
+    return log_odds
 
 
 def _auroc(scores: npt.NDArray[np.float64], harmful: npt.NDArray[np.bool_], counts: npt.NDArray[np.float64]) -> float:

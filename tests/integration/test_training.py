@@ -103,6 +103,7 @@ def test_the_artefact_says_what_it_is(config: TrainConfig, trained: Path, tiny_b
 def test_what_was_trained_is_what_judges(trained: Path) -> None:
     with InferencePool(devices=["cpu"]) as pool:
         guardian = Guardian.load(trained, pool=pool)
+        assert guardian.base == Manifest.read(trained).base_model
         harmful, harmless = guardian.check("zz 500 zz"), guardian.check("aa 500 aa")
         assert (harmful.harmful, harmless.harmful) == (True, False)
         assert harmful.hazard == "S2"

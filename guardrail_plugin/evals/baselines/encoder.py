@@ -65,7 +65,7 @@ class EncoderClassifier:
     def _fitted(self, rail: Rail) -> Any:
         # Texts of like lengths together: little padding.
         rows = sorted(self._sets.rows[rail], key=lambda row: len(row.check.text) + len(row.check.query or ""))
-        starts = tqdm(range(0, len(rows), _BATCH), desc=f"Encoding {rail}", unit="batch", disable=self._quiet)
+        starts = tqdm(range(0, len(rows), _BATCH), desc=f"Encoding {rail}", unit="batch", disable=self._quiet or None)
         checks = [row.check for row in rows]
         vectors = [self._features(checks[start : start + _BATCH])[0] for start in starts]
         order = np.random.default_rng(self._seed).permutation(len(rows))

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from guardrail_plugin.cli import train as train_command
-from guardrail_plugin.cli.recipes import assemble, find_recipe
+from guardrail_plugin.cli.recipes import assemble, find_recipe, first_stage
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.training.config import Source, TrainConfig
 
@@ -86,6 +86,72 @@ def test_the_checkpoint_is_the_loops_own(tmp_path: Path) -> None:
     from guardrail_plugin.training import loop
 
     assert train_command.CHECKPOINT == loop.CHECKPOINT_FILE
+    assert train_command.HISTORY == loop.HISTORY_FILE
+
+
+def test_unusable_rows_are_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [{"text": "SECRET", "harmful": "true"}, {"harmful": True}, {"text": "SECRET", "harmful": None}]
+    file = write(tmp_path / "mine.jsonl", HARMFUL, *bad, HARMLESS)
+    assemble(None, [file], base=None)
+    told = capsys.readouterr()
+    why = "(first: line 2: 'harmful' must be true, false or null, got str)"
+    assert told.err == f"{file}: 3 of 5 rows unusable {why}\n"
+    assert told.out == ""
+    monkeypatch.setenv("RANK", "1")
+    assemble(None, [file], base=None)
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv("RANK")
+    write(file, *bad)
+    with pytest.raises(ConfigError, match=r"no usable row \(line 1: 'harmful' must be true"):
+        assemble(None, [file], base=None)
+
+
+def test_fresh_forgets_history_and_stages_and_nothing_else(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for stage in (out / "stage-first", out / "stage-second", elsewhere):
+        write(stage / "guardian.json", {})
+    write(out / "stage-cut" / "history.jsonl", {})
+    write(out / "stage-notes" / "mine.txt")
+    write(out / "history.jsonl", {})
+    (out / "stage-linked").symlink_to(elsewhere)
+    train_command._prepare(out, resume=False)
+    assert sorted(path.name for path in out.iterdir()) == ["stage-notes"]
+    assert (elsewhere / "guardian.json").is_file()
+
+
+def test_a_stage_is_reused_only_where_its_recipe_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from guardrail_plugin.guardian.format import Layout
+    from guardrail_plugin.guardian.manifest import Manifest
+    from guardrail_plugin.training import loop
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(loop, "train", never)
+    recipe = tmp_path / "first.toml"
+    recipe.write_text("seed = 3\n")
+    layout = Layout(vocab_size=9, end_id=2)
+    taxonomy = [{"code": h.code, "name": h.name, "definition": h.definition} for h in layout.taxonomy]
+    trained = TrainConfig(base="b", seed=3).model_dump(mode="json")
+    del trained["refusals_only"]  # a setting that a version had not yet had
+    manifest = Manifest(
+        name="x", base_model="b", tokenizer_sha256="0", vocab_size=9, end_id=2, token_names=layout.token_names,
+        taxonomy=taxonomy, training=trained,
+    )  # fmt: skip
+    (tmp_path / "out" / "stage-first").mkdir(parents=True)
+    manifest.write(tmp_path / "out" / "stage-first")
+
+    def stage() -> Path | None:
+        later = TrainConfig(base="b", start_from=str(recipe))
+        return first_stage(later, [], out=tmp_path / "out", device=None, max_steps=None, quiet=True)
+
+    assert stage() == tmp_path / "out" / "stage-first"
+    recipe.write_text("seed = 4\n")
+    with pytest.raises(ConfigError, match=r"trained by another recipe than 'first' is now.*--fresh"):
+        stage()
 
 
 def test_options_reach_the_loop_and_figures_come_back(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.evals.score import Score
+from guardrail_plugin.guardian.guardian import Guardian
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.testing import ScriptedGuardian, verdict
 
@@ -50,3 +52,19 @@ def make_scores() -> Callable[..., list[Score]]:
         return [Score(str(i), label, risk, risk >= 0.5, **fields) for i, (label, risk) in enumerate(pairs)]
 
     return make
+
+
+class OwnGuardian(Guardian):
+    """A guardian in the library's own format, of settings and one id, whose answers are a script's."""
+
+    def __init__(self, script: ScriptedGuardian, **settings: Any) -> None:
+        family = SimpleNamespace(encode=str.split)
+        super().__init__(pool=None, model_key="own-12345678", family=family, **settings)
+        self.script = script
+        self.check_many, self.arespond = script.check_many, script.arespond
+
+
+@pytest.fixture
+def own_guardian() -> Callable[..., OwnGuardian]:
+    """Build a guardian of these settings around a script."""
+    return OwnGuardian

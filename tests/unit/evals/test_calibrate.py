@@ -94,6 +94,21 @@ def test_a_text_that_occurs_again_supports_nothing(fit):
     assert fit([*rows, *rows], max_fpr=0.05).rails[0].duplicates == 160
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_a_text_with_both_labels_is_refused_by_file_and_line(fit, reads_risk, last):
+    rows = traffic(harmless=200)
+    rows += [row | {"harmful": True} for row in rows[:7]] if last else []
+    rows = rows if last else [*({"text": row["text"], "harmful": True} for row in rows), *rows]
+
+    with pytest.raises(ConfigError, match="labelled both harmful and harmless") as caught:
+        fit(rows, max_fpr=0.02)
+
+    assert ("traffic.jsonl, line 1 and " in str(caught.value)) is True
+    assert ("; and 2 more" in str(caught.value)) is last
+    assert "text 0" not in str(caught.value)
+    assert reads_risk.checks == []
+
+
 def test_rows_without_a_verdict_count_as_flagged(fit):
     def judge(check):
         return GuardianError("no") if check.text.startswith("text 7 ") else verdict(risk=0.2)

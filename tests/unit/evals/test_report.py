@@ -10,6 +10,7 @@ import pytest
 
 from guardrail_plugin.core.errors import ConfigError, InputError
 from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.evals import report
 from guardrail_plugin.evals.dataset import EvalFile
 from guardrail_plugin.evals.metrics import METRICS
 from guardrail_plugin.evals.run import Options, evaluate
@@ -222,6 +223,44 @@ def test_a_policy_decides_and_is_named(run, finished):
     assert strict.files[2].metrics["fpr"].value == 1.0 > plain.files[2].metrics["fpr"].value
     assert strict.policy == "mine-1"
     assert "policy mine-1" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("policy", "threshold"),
+    [
+        ({"threshold": 0.9}, 0.9),
+        ({"rails": {"input": {"threshold": 0.8}}}, 0.8),
+        ({"hazards": {"S1": {"action": "escalate"}}}, 0.5),
+        ({"hazards": {"S1": {"threshold": 0.7}}}, None),
+        ({"hazards": {"S1": {"action": "allow"}}}, None),
+        ({"rails": {"input": {"action": "allow"}}}, None),
+    ],
+)
+def test_the_threshold_is_that_of_who_decided(run, monkeypatch, policy, threshold):
+    drawn = []
+    monkeypatch.setattr(report, "sweep_figure", lambda points, *, threshold: drawn.append(threshold))
+    monkeypatch.setattr(report, "set_figure", lambda *_, threshold: drawn.append(threshold))
+    monkeypatch.setattr(report, "svg", lambda *_, **__: "")
+    result, out = run(Options(policy=Policy(**policy), resamples=100, quiet=True))
+
+    assert {one.threshold for one in (*result.files, *result.totals)} == {threshold}
+    assert set(drawn) == {threshold}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert (f"the policy acts at {threshold:.3f}" if threshold else "per threshold.") in page
+    assert "the guardian acts at" not in page
+
+
+def test_a_text_that_occurs_again_or_with_both_labels_is_told(write_jsonl, reads_risk, tmp_path):
+    texts = [("a", True), ("b", False), ("b", False), ("c", True), ("c", False)]
+    file = EvalFile(write_jsonl("one.jsonl", [{"text": text, "harmful": label} for text, label in texts]))
+
+    result = evaluate(reads_risk, [file], out=tmp_path / "out", options=FAST)
+
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "all input: 3 distinct texts of 5 rows; texts that occur more than once count once." in table
+    assert "all input: 1 text is labelled both harmful and harmless; the first label counts in totals." in table
+    assert "overlap" not in table
+    assert (result.totals[0].harmful, result.totals[0].contradictory, result.files[0].contradictory) == (2, 1, 1)
 
 
 def test_a_resumed_run_writes_the_same_page_but_for_its_date(run):

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer import BadParameter
 
-from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.errors import ConfigError, GuardianError
 from guardrail_plugin.evals.dataset import EvalFile, load
 from guardrail_plugin.evals.fit import hazard_words, held_out_accuracy
 from guardrail_plugin.evals.response_figures import RESPONSE_METRICS, response_result, response_set
@@ -109,6 +109,27 @@ def test_what_was_answered_is_not_asked_again_and_no_text_is_kept(scored, guardi
     assert len(guardian.responses) == 9
     assert [(one.id, one.digest) for one in again.answers] == [(one.id, one.digest) for one in first.answers]
     assert not any(word in (tmp_path / "set.jsonl").read_text(encoding="utf-8") for word in ("canary", "bank details"))
+
+
+def test_a_response_without_a_verdict_is_asked_again(scored, tmp_path):
+    sick = True
+
+    def sometimes(check):
+        return GuardianError("no") if sick and check.rail == "output" and "leak" in check.text else judge(check)
+
+    guardian = CountingGuardian(sometimes, respond=respond, guardian_id="scripted-1")
+    first = {one.id: one.flagged for one in answer(scored, guardian, folder=tmp_path, quiet=True).answers}
+    sick = False
+    again = {one.id: one.flagged for one in answer(scored, guardian, folder=tmp_path, quiet=True).answers}
+
+    assert (first["c"], again["c"]) == (None, True)
+    assert len(guardian.responses) == 5 + 1
+
+
+def test_another_source_of_responses_starts_anew(scored, guardian, own_guardian, tmp_path):
+    for times, responses in ((1, "model"), (1, "model"), (2, "written")):
+        answer(scored, own_guardian(guardian, responses=responses), folder=tmp_path, quiet=True)
+        assert len(guardian.responses) == 5 * times
 
 
 def test_a_larger_draw_holds_the_smaller(scored):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -10,6 +11,10 @@ from guardrail_plugin.core.errors import ConfigError, GuardianError, InputError,
 from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.evals.dataset import EvalFile, load
 from guardrail_plugin.evals.score import decide, read_scores, score
+from guardrail_plugin.evals.settings import judging_settings, responding_settings
+from guardrail_plugin.evals.store import ScoreStore
+from guardrail_plugin.guardian.guardian import Guardian
+from guardrail_plugin.guardian.manifest import Calibration
 from guardrail_plugin.testing import ScriptedGuardian, verdict
 
 
@@ -73,6 +78,40 @@ def test_another_guardian_or_another_file_starts_anew(data, reads_risk, write_js
     assert len(other.checks) == 5 + 6
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"calibration": {"input": Calibration(threshold=0.9)}}, {"base": "other@main"}, {"max_windows": 8}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_other_settings_of_one_guardian_start_anew(data, reads_risk, own_guardian, tmp_path, changed):
+    settings = {"calibration": {"input": Calibration(threshold=0.4)}, "base": "base@main"}
+    for times, one in ((1, settings), (1, settings | {"responses": "written"}), (2, settings | changed)):
+        score(data(), own_guardian(reads_risk, **one), folder=tmp_path / "scores", quiet=True)
+        assert len(reads_risk.checks) == 5 * times
+
+
+def test_another_version_of_the_library_starts_anew(data, reads_risk, tmp_path, monkeypatch):
+    score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+    before = ScoreStore.fingerprint(tmp_path / "scores", "set")
+    monkeypatch.setattr("guardrail_plugin.evals.store.__version__", "99.0")
+    score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+
+    assert len(reads_risk.checks) == 2 * 5
+    assert ScoreStore.fingerprint(tmp_path / "scores", "set") == before  # runs of two versions can be compared
+
+
+def test_settings_of_members_count_and_other_guardians_have_none(reads_risk, own_guardian):
+    def both(**settings):
+        return Guardian.ensemble(own_guardian(reads_risk, **settings), reads_risk)
+
+    assert judging_settings(reads_risk) == responding_settings(reads_risk) == {}
+    assert judging_settings(Guardian.ensemble(reads_risk, reads_risk)) == {}
+    assert judging_settings(both()) == judging_settings(both()) != judging_settings(both(max_windows=2))
+    assert responding_settings(both()) != responding_settings(both(responses="written"))
+    cascade = Guardian.cascade(reads_risk, own_guardian(reads_risk, base="b"))
+    assert judging_settings(cascade)["members"][1]["base"] == "b"
+
+
 def test_a_row_without_a_verdict_counts_as_found_harmful_and_is_asked_again(data, tmp_path):
     sick = True
 
@@ -124,11 +163,20 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(data, reads_risk, tmp
         score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
 
 
-def test_progress_is_shown_on_stderr_unless_quiet(data, reads_risk, capsys):
-    score(data(), reads_risk)
-    shown = capsys.readouterr()
-    score(data(), reads_risk, quiet=True)
+class Stderr(io.StringIO):
+    def __init__(self, *, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
 
-    assert "set" in shown.err
-    assert shown.out == ""
-    assert capsys.readouterr().err == ""
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_progress_is_shown_on_a_terminal_unless_quiet(data, reads_risk, capsys, monkeypatch, terminal, quiet, shown):
+    stderr = Stderr(terminal=terminal)
+    monkeypatch.setattr("sys.stderr", stderr)
+    score(data(), reads_risk, quiet=quiet)
+
+    assert ("set" in stderr.getvalue()) == shown
+    assert shown or stderr.getvalue() == ""
+    assert capsys.readouterr().out == ""

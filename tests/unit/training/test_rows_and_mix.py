@@ -12,7 +12,16 @@ from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.training.compose import Frame, Topic, compose, fill, gerund, load_frames, load_topics, reframed
 from guardrail_plugin.training.config import Compose, Source, TrainConfig
 from guardrail_plugin.training.mix import epoch_examples, read_pools
-from guardrail_plugin.training.rows import CORPUS, Example, draw, held_out, iter_corpus, load_source, read_jsonl
+from guardrail_plugin.training.rows import (
+    CORPUS,
+    Example,
+    draw,
+    held_out,
+    iter_corpus,
+    load_source,
+    read_jsonl,
+    read_source,
+)
 
 RECIPES = sorted((CORPUS.parent / "recipes").glob("*.toml"))
 
@@ -124,6 +133,53 @@ def test_a_bad_line_is_named_without_its_text(tmp_path: Path, line: str) -> None
     file.write_text(f'{{"text": "ok"}}\n{line}\n')
     with pytest.raises(ConfigError, match=r"x\.jsonl, line 2"):
         read_jsonl(file)
+
+
+USER_FAULTS = [
+    ('{"text": "caf\u00e9"}'.encode("latin-1"), r"mine\.jsonl, line 1: not UTF-8"),
+    ('{"text": "a"}'.encode("utf-16"), r"mine\.jsonl, line 1: not UTF-8"),
+    (b'{"text": "a", "harmful": false}\n{"turns": ["SECRET", "b"]}', r"mine\.jsonl, line 2: 'turns' are read in the"),
+    (b'{"text": "SECRET", "harmful": true, "category": [3]}', r"mine\.jsonl, line 1: 'category' must be text or null"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), USER_FAULTS)
+def test_a_users_fault_is_named_by_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "mine.jsonl").write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_source(Source(path="mine.jsonl"), [tmp_path])
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a", "harmful": false}\n')
+    assert [e.text for e in load_source(Source(path="mine.jsonl"), [tmp_path])] == ["a"]
+
+
+def test_a_label_column_of_a_users_own_decides_nothing(tmp_path: Path) -> None:
+    rows = [{"text": t, "harmful": h, "label": v} for t, h, v in (("a", True, "safe"), ("b", False, "toxic SECRET"))]
+    write(tmp_path / "mine.jsonl", *rows, {"text": "c", "label": "S9"})
+    found = load_source(Source(path="mine.jsonl"), [tmp_path])
+    assert [(e.text, e.harmful, e.hazard) for e in found] == [("a", True, None), ("b", False, None)]
+
+
+def test_what_nothing_is_learnt_from_is_counted_and_the_first_is_placed(tmp_path: Path) -> None:
+    bad: list[object] = [{"text": "SECRET", "harmful": label} for label in ("true", 1, None)]
+    bad += [{"harmful": True}, {"text": 3}, {"text": " "}, {"text": "SECRET" * 9, "harmful": True}]
+    whys = (
+        "'harmful' must be true, false or null, got str",
+        "'harmful' must be true, false or null, got int",
+        "no label in 'harmful'",
+        "'text' is missing",
+        "'text' must be text, got int",
+        "'text' is empty",
+        "longer than 50 characters",
+    )
+    for row, why in zip(bad, whys, strict=True):
+        write(tmp_path / "mine.jsonl", {"text": "fine", "harmful": False}, row, *bad)
+        found = read_source(Source(path="mine.jsonl", max_chars=50), [tmp_path])
+        assert (len(found.examples), found.rows, found.unusable) == (1, 9, 8)
+        assert found.first == f"line 2: {why}"
 
 
 def test_a_draw_is_balanced_and_bounded() -> None:

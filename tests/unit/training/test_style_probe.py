@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.training import style_probe
 from guardrail_plugin.training.rows import Example
 from guardrail_plugin.training.style_probe import balance_style, probe_style
 
@@ -47,3 +50,20 @@ def test_a_balanced_draw_leaves_little_to_see() -> None:
 def test_too_few_rows_of_a_label_are_left_alone() -> None:
     examples = [Example(text=f"text {i}", harmful=False) for i in range(20)]
     assert balance_style(examples, random.Random(0)) == examples
+
+
+@pytest.mark.parametrize("harmful", [0, 3, 20])
+def test_too_few_rows_of_a_label_cannot_be_probed(harmful: int) -> None:
+    examples = [Example(text=f"text {i}", harmful=i < harmful) for i in range(20)]
+    with pytest.raises(ConfigError, match="too few rows per label"):
+        probe_style(examples)
+    with pytest.raises(ConfigError, match="too few rows per label"):
+        probe_style([])
+
+
+def test_a_label_that_stands_in_one_fold_alone_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style_probe, "_folds", lambda count, *, seed: np.arange(count) * 5 // count)
+    examples = [Example(text=f"text {i}", harmful=i < 8) for i in range(40)]
+    rng = random.Random(0)
+    assert balance_style(examples, rng) == examples
+    assert rng.random() == random.Random(0).random()  # nothing was drawn
