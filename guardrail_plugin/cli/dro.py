@@ -133,7 +133,9 @@ def evaluate(
     soft: Annotated[Path | None, typer.Option("--soft", metavar="FILE", help="Soft prompt instead.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="First so many queries of each file.")] = None,
     drawn: Annotated[int, typer.Option("--drawn", min=1, help="Responses per query.")] = 25,
-    kept: Annotated[int, typer.Option("--kept", min=1, help="Longest of them that count.")] = 20,
+    kept: Annotated[
+        int | None, typer.Option("--kept", min=1, help="Longest of them that count. Default: 20, or all if fewer.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the responses.")] = 42,
     judge: Annotated[
         bool, typer.Option("--judge/--no-judge", help="Ask the guardian whether a response is unsafe.")
@@ -158,7 +160,7 @@ def evaluate(
         prompt=prompt,
         soft=soft,
         limit=limit,
-        settings={"drawn": drawn, "kept": kept, "seed": seed},
+        settings={"drawn": drawn, "kept": min(20, drawn) if kept is None else kept, "seed": seed},
         judge=judge,
         guardian=guardian,
         out=out,

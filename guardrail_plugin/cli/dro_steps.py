@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from guardrail_plugin.cli.dro_inputs import (
+    Source,
+    drawn_answers,
+    load_source,
+    named_source,
+    placed_prompt,
+    query_sets,
+    second_judge,
+)
 from guardrail_plugin.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from guardrail_plugin.dro import Answer, SoftPrompt
-    from guardrail_plugin.dro.evaluate import Judge, SetResult
-
-Source: TypeAlias = tuple[str | None, Path | None, str | None]
-"""Model, adapter, device."""
+    from guardrail_plugin.dro import Journal, SoftPrompt
+    from guardrail_plugin.dro.evaluate import SetResult
 
 Report: TypeAlias = Mapping[str, object]
 
@@ -32,22 +37,26 @@ def fit_to_file(
     quiet: bool,
 ) -> Report:
     """Fit an anchor and write it. Drawn responses lie beside it in ``*.drawn.jsonl``."""
-    from guardrail_plugin.dro import SAFETY_PROMPTS, AnchorConfig, Journal, Sampling, fit_anchor
+    from guardrail_plugin.dro import SAFETY_PROMPTS, AnchorConfig, Sampling, fit_anchor
     from guardrail_plugin.dro.load import read_queries
+    from guardrail_plugin.dro.prompts import named_prompts
+    from guardrail_plugin.dro.writing import require_writable
 
     config = AnchorConfig(**anchor, sampling=Sampling(**sampling))
     harmful, harmless = (read_queries(path) for path in queries)
+    named = named_prompts(list(prompts or SAFETY_PROMPTS))
     drawn = _beside(out, ".drawn.jsonl")
-    _forget(drawn, resume=resume)
-    model, tokenizer = _load(source)
+    require_writable(out, drawn)
+    kept = _journal(drawn, resume=resume)
+    model, tokenizer = load_source(source)
     fitted = fit_anchor(
         model,
         tokenizer,
         harmful,
         harmless,
-        safety_prompts=list(prompts or SAFETY_PROMPTS),
+        safety_prompts=named,
         config=config,
-        journal=Journal(drawn),
+        journal=kept,
         quiet=quiet,
     )
     fitted.save(out)
@@ -67,18 +76,20 @@ def train_to_file(
     quiet: bool,
 ) -> Report:
     """Train a soft prompt and write it. The checkpoint lies beside it until the end."""
-    from guardrail_plugin.dro import SAFETY_PROMPTS, Anchor, Config, train, train_vanilla
+    from guardrail_plugin.dro import Anchor, Config, train, train_vanilla
+    from guardrail_plugin.dro.prompts import prompt_text
+    from guardrail_plugin.dro.writing import require_writable
 
     settings = Config.from_toml(config) if config is not None else Config()
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})
-    fitted = Anchor.load(anchor)
+    text, fitted = prompt_text(init), Anchor.load(anchor)
     checkpoint = _beside(out, ".checkpoint")
+    require_writable(out, checkpoint)
     _forget(checkpoint, resume=resume)
-    answers = None if vanilla is None else _answers(vanilla[0], fitted.harmful, fitted.harmless)
-    model, tokenizer = _load(source)
-    common: dict[str, Any] = {"init": SAFETY_PROMPTS.get(init, init), "config": settings}
-    common |= {"checkpoint": checkpoint, "quiet": quiet}
+    answers = None if vanilla is None else drawn_answers(vanilla[0], fitted.harmful, fitted.harmless)
+    model, tokenizer = load_source(source)
+    common: dict[str, Any] = {"init": text, "config": settings, "checkpoint": checkpoint, "quiet": quiet}
     if vanilla is None or answers is None:
         soft = train(model, tokenizer, fitted, **common)
     else:
@@ -105,20 +116,21 @@ def evaluate_prompt(
     quiet: bool,
 ) -> Report:
     """Measure a prompt and write the report. Drawn responses are kept in the journal."""
-    from guardrail_plugin.dro import SAFETY_PROMPTS, EvaluationConfig, Journal, SoftPrompt, evaluate
-    from guardrail_plugin.dro.load import read_queries, read_references
+    from guardrail_plugin.dro import EvaluationConfig, evaluate
+    from guardrail_plugin.dro.load import read_references
+    from guardrail_plugin.dro.writing import require_writable, writing
 
-    if prompt is not None and soft is not None:
-        raise ConfigError("--prompt and --soft exclude each other: a model has one system message")
     config = EvaluationConfig(**settings)
-    sets = [{path.stem: read_queries(path)[:limit] for path in paths} for paths in (harmful, harmless)]
+    placed = placed_prompt(prompt, soft)
+    if not (harmful or harmless or references):
+        raise ConfigError("nothing to measure: give --harmful, --harmless or --references")
+    sets = [query_sets(paths, limit=limit) for paths in (harmful, harmless)]
     pairs = read_references(references)[:limit] if references is not None else []
-    placed = SoftPrompt.load(soft) if soft is not None else SAFETY_PROMPTS.get(prompt or "", prompt)
     drawn = journal or (_beside(out, ".drawn.jsonl") if out is not None else None)
-    if drawn is not None:
-        _forget(drawn, resume=resume)
-    model, tokenizer = _load(source)
-    with _judge(guardian, wanted=judge and bool(harmful), device=source[2]) as second:
+    require_writable(*(path for path in (out, drawn) if path is not None))
+    kept = _journal(drawn, resume=resume)
+    model, tokenizer = load_source(source)
+    with second_judge(guardian, wanted=judge and bool(harmful), device=source[2]) as second:
         result = evaluate(
             model,
             tokenizer,
@@ -128,25 +140,30 @@ def evaluate_prompt(
             references=pairs,
             judge=second,
             config=config,
-            journal=Journal(drawn),
+            journal=kept,
             quiet=quiet,
         )
     report = {**result.as_dict(), "sets": [_with_interval(one) for one in result.sets]}
-    report |= {"prompt": str(soft) if soft is not None else prompt, "settings": config.model_dump(mode="json")}
+    report |= {"prompt": str(soft) if soft is not None else prompt, **named_source(source), "limit": limit}
+    report |= {"settings": config.model_dump(mode="json")}
     if out is not None:
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        with writing(out):
+            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 
 def plot_to_file(out: Path, *, anchor: Path, soft: Sequence[Path], source: Source) -> Report:
     """Draw an anchor with soft prompts, and the curves of each."""
     from guardrail_plugin.dro import Anchor, SoftPrompt, plot_anchor, plot_curves, save_figure, soft_coordinates
+    from guardrail_plugin.dro.plot import figure_files
+    from guardrail_plugin.dro.writing import require_writable
 
     fitted = Anchor.load(anchor)
+    require_writable(*figure_files(out))
     prompts = {path.name.partition(".")[0]: SoftPrompt.load(path) for path in soft}
     extra = {}
     if prompts:
-        model, tokenizer = _load(source)
+        model, tokenizer = load_source(source)
         extra = {name: soft_coordinates(model, tokenizer, fitted, soft=one) for name, one in prompts.items()}
     written = list(save_figure(plot_anchor(fitted, extra), out))
     for name, one in prompts.items():
@@ -188,7 +205,9 @@ def align_to_folder(
     from guardrail_plugin.dro.config import AlignConfig
     from guardrail_plugin.dro.half_aligned import align
     from guardrail_plugin.dro.load import load_chat_model, read_queries
+    from guardrail_plugin.dro.writing import require_writable
 
+    require_writable(out / "adapter_model.safetensors")
     on = [read_queries(path) for path in scale_on if path is not None]
     config = AlignConfig(**settings)
     loaded, tokenizer = load_chat_model(model, device=device, dtype="bfloat16" if bfloat16 else None)
@@ -196,34 +215,6 @@ def align_to_folder(
         loaded, tokenizer, out, config=config, data=data, scale_on=(on[0], on[1]) if len(on) == 2 else None, quiet=quiet
     )
     return {"adapter": str(out), **made.as_dict()}
-
-
-def _load(source: Source) -> tuple[Any, Any]:
-    from guardrail_plugin.dro.load import load_chat_model
-
-    model, adapter, device = source
-    return load_chat_model(model, adapter=adapter, device=device)
-
-
-@contextmanager
-def _judge(guardian: str | None, *, wanted: bool, device: str | None) -> Iterator[Judge | None]:
-    if not wanted:
-        yield None
-        return
-    from guardrail_plugin.cli.session import open_session
-    from guardrail_plugin.dro import guardian_judge
-
-    with open_session(guardian, device=device) as session:
-        yield guardian_judge(session.guardian)
-
-
-def _answers(drawn: Path, harmful: Sequence[str], harmless: Sequence[str]) -> list[Answer]:
-    from guardrail_plugin.dro import answers_from
-    from guardrail_plugin.dro.load import read_drawn
-
-    responses = read_drawn(drawn)
-    bad, good = ({q: responses[q] for q in queries if q in responses} for queries in (harmful, harmless))
-    return answers_from(bad, harmful=True) + answers_from(good, harmful=False)
 
 
 def _described(soft: SoftPrompt) -> dict[str, object]:
@@ -239,6 +230,14 @@ def _with_interval(one: SetResult) -> dict[str, object]:
 
 def _beside(out: Path, ending: str) -> Path:
     return out.with_name(out.name.removesuffix(".safetensors").removesuffix(".png").removesuffix(".json") + ending)
+
+
+def _journal(path: Path | None, *, resume: bool) -> Journal:
+    from guardrail_plugin.dro import Journal
+
+    if path is not None:
+        _forget(path, resume=resume)
+    return Journal(path)
 
 
 def _forget(path: Path, *, resume: bool) -> None:

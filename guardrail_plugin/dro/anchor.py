@@ -16,6 +16,7 @@ from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.dro.config import AnchorConfig
 from guardrail_plugin.dro.heads import Head
 from guardrail_plugin.dro.identity import ModelIdentity, identity_from
+from guardrail_plugin.dro.writing import writing
 
 _METADATA_KEY = "guardrail_anchor"
 _TENSORS = (
@@ -87,7 +88,11 @@ class Anchor:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; what is not a tensor is JSON in its header."""
+        """Write one safetensors file; what is not a tensor is JSON in its header.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
         tensors = {
             "mean": self.mean,
             "components": self.components,
@@ -107,7 +112,9 @@ class Anchor:
             "accuracy": {"refusal": self.refusal.accuracy, "harmfulness": self.harmfulness.accuracy},
             "majority": {"refusal": self.refusal.majority, "harmfulness": self.harmfulness.majority},
         }
-        save_file({k: v.contiguous() for k, v in tensors.items()}, path, {_METADATA_KEY: json.dumps(described)})
+        metadata = {_METADATA_KEY: json.dumps(described)}
+        with writing(path):
+            save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Anchor:

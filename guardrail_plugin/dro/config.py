@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.core.toml import tomllib
@@ -127,7 +127,7 @@ class EvaluationConfig(Settings):
     """The paper's protocol.
 
     Attributes:
-        drawn, kept: responses per query, and how many of the longest are judged.
+        drawn, kept: responses per query, and how many of the longest are judged: no more than are drawn.
         harmful_tokens, harmless_tokens: longest response to either kind of query.
         min_lines: a response with fewer lines that are not blank does not comply, whatever it says.
         temperature, top_p, top_k, rows, seed: as in ``Sampling``.
@@ -145,6 +145,13 @@ class EvaluationConfig(Settings):
     rows: _Count = 50
     batch_size: _Count = 8
     seed: int = 42
+
+    @field_validator("kept")
+    @classmethod
+    def _drawn_before_kept(cls, kept: int, others: ValidationInfo) -> int:
+        if kept > others.data.get("drawn", kept):
+            raise ValueError(f"{kept} are more than the {others.data['drawn']} drawn")
+        return kept
 
     def sampling(self, *, harmful: bool) -> Sampling:
         """Return how responses to one kind of query are drawn."""
@@ -196,5 +203,9 @@ def _explain(error: ValidationError, known: tuple[str, ...]) -> str:
     for item in error.errors(include_url=False, include_input=False):
         path = ".".join(str(part) for part in item["loc"])
         unknown = item["type"] == "extra_forbidden"
-        lines.append(f"unknown key {path!r}{did_you_mean(path, known)}" if unknown else f"{path}: {item['msg']}")
+        lines.append(
+            f"unknown key {path!r}{did_you_mean(path, known)}"
+            if unknown
+            else f"{path}: {item['msg'].removeprefix('Value error, ')}"
+        )
     return "; ".join(lines)

@@ -20,7 +20,7 @@ from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import GuardrailError
 from guardrail_plugin.core.refusal import is_refusal as count_refusal
 from guardrail_plugin.dro.config import EvaluationConfig
-from guardrail_plugin.dro.draw import Drawer, Journal
+from guardrail_plugin.dro.draw import Drawer, Journal, drawer_sha256
 from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.prefix import shared_prefix
 from guardrail_plugin.dro.soft_prompt import SoftPrompt
@@ -144,6 +144,7 @@ def evaluate(
         references: (query, good answer) pairs for the perplexity.
         judge: the second judge; without one, every long response that does not refuse complies.
         journal: keeps drawn responses and supplies them again.
+        quiet: no progress bar; there is none either where stderr is not a terminal.
 
     Raises:
         SoftPromptMismatch: the soft prompt belongs to another model.
@@ -153,10 +154,12 @@ def evaluate(
     sets = [(name, True, queries) for name, queries in (harmful or {}).items()]
     sets += [(name, False, queries) for name, queries in (harmless or {}).items()]
     results: list[SetResult] = []
-    with tqdm(total=sum(len(q) for *_, q in sets), desc="Drawing responses", unit="query", disable=quiet) as bar:
+    drawn_by = drawer_sha256(model, tokenizer) if sets else None
+    total = sum(len(q) for *_, q in sets)
+    with tqdm(total=total, desc="Drawing responses", unit="query", disable=quiet or None) as bar:
         for name, is_harmful, queries in sets:
             sampling = config.sampling(harmful=is_harmful)
-            drawer = Drawer(model, tokenizer, sampling=sampling, journal=journal)
+            drawer = Drawer(model, tokenizer, sampling=sampling, journal=journal, drawn_by=drawn_by)
             drawn = drawer.draw(placed.rows(queries), queries, condition=name, soft=placed.vectors, progress=bar.update)
             counting = _Counting(config, is_refusal, judge)
             results.append(counting.count(name, queries, drawn, harmful=is_harmful))

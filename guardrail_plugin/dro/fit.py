@@ -54,7 +54,7 @@ def fit_anchor(
             are drawn.
         journal: keeps drawn responses and supplies them again.
         base_model: the model's name, where it was loaded from a folder.
-        quiet: no progress bar.
+        quiet: no progress bar; there is none either where stderr is not a terminal.
 
     Raises:
         ConfigError: too few queries, or a head has nothing to learn; the message says what to do.
@@ -136,7 +136,8 @@ def _compliance(
 ) -> Tensor:
     """Return the share of drawn responses that do not refuse: (C, Q)."""
     shares: list[list[float]] = []
-    with tqdm(total=len(rows) * len(queries), desc="Drawing responses", unit="query", disable=quiet) as bar:
+    total = len(rows) * len(queries)
+    with tqdm(total=total, desc="Drawing responses", unit="query", disable=quiet or None) as bar:
         for name, condition in rows.items():
             drawn = drawer.draw(condition, queries, condition=name, progress=bar.update)
             shares.append([sum(not is_refusal(text) for text in texts) / len(texts) for texts in drawn])

@@ -132,7 +132,8 @@ def _own_answers(
     asked = [one for one in taught if one.answer is None]
     rows = [splice.row(conversation(one.query)) for one in asked]
     made = Sampler(model, tokenizer, sampling=sampling).responses(rows)
-    own = iter([texts[0] for texts in tqdm(made, total=len(rows), desc="Own answers", unit="row", disable=quiet)])
+    shown = tqdm(made, total=len(rows), desc="Own answers", unit="row", disable=quiet or None)
+    own = iter([texts[0] for texts in shown])
     return [one.answer if one.answer is not None else next(own) for one in taught]
 
 

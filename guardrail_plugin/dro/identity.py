@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from guardrail_plugin.core.errors import ConfigError, SoftPromptMismatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SAMPLES = 4096
+"""Values of each tensor that are hashed: a merged adapter changes all of a tensor, and reading all takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,25 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     else:
         rules = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+
+def model_sha256(model: PreTrainedModel) -> str:
+    """Return a hash of a loaded model: its configuration, and each weight's name, type, shape and some of its values.
+
+    A merged adapter and another number format give another hash; the folder that the model came from does not matter.
+
+    Does not: tell models apart that differ in a few values only.
+    """
+    passing = ("_name_or_path", "transformers_version")
+    config = {key: value for key, value in model.config.to_dict().items() if key not in passing}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, weight in model.named_parameters():
+        digest.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}".encode())
+        if not weight.is_meta:  # offloaded
+            step = weight.numel() // _SAMPLES | 1  # odd, so that it does not stay in one column
+            some = weight.detach().flatten()[::step].contiguous().cpu()
+            digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def identity_from(fields_read: object) -> ModelIdentity:

@@ -162,7 +162,7 @@ def _sample(rows: Sequence[Mapping[str, str]], count: int, rng: random.Random) -
 def _rows(paths: Sequence[Path]) -> Iterator[dict[str, str]]:
     for path in paths:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         yield from (json.loads(line) for line in lines if line.strip())

@@ -16,6 +16,8 @@ from guardrail_plugin.models.load import default_device
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_NOT_LINES = frozenset({".csv", ".tsv", ".json"})
+
 
 def load_chat_model(
     model: str | None = None,
@@ -54,12 +56,15 @@ def read_queries(path: Path) -> list[str]:
     """Return the queries of a file: one per line, or JSONL objects with a ``text``.
 
     Raises:
-        ConfigError: the file cannot be read or holds no query.
+        ConfigError: the file is a table or one JSON value, cannot be read, or holds no query; a ``text`` is no string.
     """
-    if path.suffix == ".jsonl":
-        queries = [str(row["text"]) for row in _rows(path, "text")]
+    ending = path.suffix.lower()
+    if ending in _NOT_LINES:
+        raise ConfigError(f"{path}: queries are read from .jsonl or from plain text, one per line, not from {ending}")
+    if ending == ".jsonl":
+        queries = [row["text"] for row in _rows(path, "text")]
     else:
-        queries = [line.strip() for line in _text(path).splitlines() if line.strip()]
+        queries = [line.strip() for line in _text(path).split("\n") if line.strip()]
     if not queries:
         raise ConfigError(f"{path} holds no query")
     return queries
@@ -71,9 +76,9 @@ def read_references(path: Path) -> list[tuple[str, str]]:
     Rows whose answer is null or empty are passed over.
 
     Raises:
-        ConfigError: the file cannot be read, a row lacks a query, or no row has an answer.
+        ConfigError: the file cannot be read, a row lacks a query, an answer is no string, or no row has one.
     """
-    pairs = [(str(row["text"]), str(row["response"])) for row in _rows(path, "text") if row.get("response")]
+    pairs = [(row["text"], row["response"]) for row in _rows(path, "text", maybe="response") if row.get("response")]
     if not pairs:
         raise ConfigError(f"{path} holds no reference answer")
     return pairs
@@ -92,13 +97,18 @@ def read_drawn(path: Path, *, condition: str | None = None) -> dict[str, list[st
     return drawn
 
 
-def _rows(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+def _rows(path: Path, *keys: str, maybe: str = "") -> Iterator[dict[str, Any]]:
+    """Yield a JSONL file's objects; ``text``, and the key that a row may lack, are strings."""
+    # Not splitlines, which also ends lines at U+2028 and others that JSON allows within a string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         row = _parsed(line)
         if not isinstance(row, dict) or any(row.get(key) is None for key in keys):
             raise ConfigError(f"{path}, line {number}: not a JSON object with {' and '.join(keys)}")
+        for key in ("text", maybe):
+            if not isinstance(row.get(key, ""), str | None):
+                raise ConfigError(f'{path}, line {number}: "{key}" is not a string')
         yield row
 
 
@@ -111,7 +121,7 @@ def _parsed(line: str) -> object:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guardrail_plugin.dro.config import Config
+from guardrail_plugin.dro.writing import writing
 
 LossOf: TypeAlias = Callable[[Tensor, Sequence[int]], tuple[Tensor, Mapping[str, float]]]
 """(soft (L, d), indices of examples) → (mean loss over them, figures for the curves)."""
@@ -55,13 +56,17 @@ def optimise(
     run that was never stopped; another run's is ignored and overwritten. It is removed at the end.
 
     Shapes: initial (L, d).
+
+    Raises:
+        ConfigError: the checkpoint cannot be written.
     """
     training, validation = _split(examples, config)
     run = _Run(initial, config, _digest(initial, config, fingerprint))
     if checkpoint is not None:
         run.resume(checkpoint)
     per_epoch = -(-len(training) // config.batch_size)
-    with tqdm(total=per_epoch * config.epochs, initial=run.step, desc="Training", unit="step", disable=quiet) as bar:
+    total = per_epoch * config.epochs
+    with tqdm(total=total, initial=run.step, desc="Training", unit="step", disable=quiet or None) as bar:
         for step, batch, ends_epoch in _schedule(training, config):
             if step < run.step:
                 continue
@@ -159,12 +164,10 @@ class _Run:
         tensors |= {key: state[key] for key in ("exp_avg", "exp_avg_sq", "step")}
         described = {"best_loss": self.best_loss, "waited": self.waited, "step": self.step, "history": self.history}
         part = path.with_name(path.name + ".part")
-        save_file(
-            {key: value.cpu().contiguous() for key, value in tensors.items()},
-            part,
-            {"digest": self._digest, "state": json.dumps(described)},
-        )
-        part.replace(path)
+        metadata = {"digest": self._digest, "state": json.dumps(described)}
+        with writing(path):
+            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, part, metadata)
+            part.replace(path)
 
     def resume(self, path: Path) -> None:
         """Take over a checkpoint of this very run, if there is one."""

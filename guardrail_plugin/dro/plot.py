@@ -16,6 +16,7 @@ from guardrail_plugin.dro.heads import Head
 from guardrail_plugin.dro.hidden import collect_states
 from guardrail_plugin.dro.identity import ModelIdentity, require_same
 from guardrail_plugin.dro.soft_prompt import SoftPrompt
+from guardrail_plugin.dro.writing import writing
 from guardrail_plugin.models.chat_template import ChatSplice
 
 if TYPE_CHECKING:
@@ -99,15 +100,25 @@ def plot_curves(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
-    """Write PNG and SVG beside each other and return their paths. The same figure gives the same bytes."""
+    """Write PNG and SVG beside each other and return their paths. The same figure gives the same bytes.
+
+    Raises:
+        ConfigError: one cannot be written.
+    """
     import matplotlib
 
-    stem = Path(path).with_suffix("") if Path(path).suffix in (".png", ".svg") else Path(path)
-    png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
-    figure.savefig(png, dpi=150, metadata={"Software": None})
-    with matplotlib.rc_context({"svg.hashsalt": "guardrail"}):
+    png, svg = figure_files(path)
+    with writing(png):
+        figure.savefig(png, dpi=150, metadata={"Software": None})
+    with writing(svg), matplotlib.rc_context({"svg.hashsalt": "guardrail"}):
         figure.savefig(svg, metadata={"Date": None})
     return png, svg
+
+
+def figure_files(path: str | Path) -> tuple[Path, Path]:
+    """Return the paths that ``save_figure`` writes to: PNG and SVG."""
+    stem = Path(path).with_suffix("") if Path(path).suffix in (".png", ".svg") else Path(path)
+    return stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
 
 
 def _panel(ax: Axes, coordinates: Tensor, anchor: Anchor) -> None:

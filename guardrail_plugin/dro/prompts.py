@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.errors import ConfigError, did_you_mean
 
 SAFETY_PROMPTS: Mapping[str, str] = MappingProxyType(
     {
@@ -31,6 +31,20 @@ SAFETY_PROMPTS: Mapping[str, str] = MappingProxyType(
 """Safety prompts by name: ``default``, ``mistral``, ``short``."""
 
 
+def prompt_text(prompt: str) -> str:
+    """Return the text of a prompt that is given by its name in ``SAFETY_PROMPTS``, or as a text.
+
+    Raises:
+        ConfigError: it is a single word that is nearly a name.
+    """
+    if prompt in SAFETY_PROMPTS:
+        return SAFETY_PROMPTS[prompt]
+    near = did_you_mean(prompt.strip(), SAFETY_PROMPTS)
+    if near and len(prompt.split()) == 1:
+        raise ConfigError(f"no safety prompt {prompt!r}{near}")
+    return prompt
+
+
 def named_prompts(prompts: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     """Return safety prompts by name.
 
@@ -39,7 +53,7 @@ def named_prompts(prompts: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
             ``prompt-1``, ``prompt-2``, ... by their place in the sequence.
 
     Raises:
-        ConfigError: a text is blank, or a prompt comes twice.
+        ConfigError: a text is blank or nearly a name, or a prompt comes twice.
     """
     if isinstance(prompts, str):
         raise ConfigError("safety_prompts is a sequence of prompts, or a mapping from names to them; got one string")
@@ -49,7 +63,7 @@ def named_prompts(prompts: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
         names = {text: name for name, text in SAFETY_PROMPTS.items()}
         named = {}
         for place, prompt in enumerate(prompts, start=1):
-            text = SAFETY_PROMPTS.get(prompt, prompt)
+            text = prompt_text(prompt)
             named[names.get(text, f"prompt-{place}")] = text
         if len(named) < len(prompts):
             raise ConfigError("a safety prompt is given twice")

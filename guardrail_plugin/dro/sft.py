@@ -42,7 +42,7 @@ def teach(
     batches = _batches(examples, config)
     warm = max(1, len(batches) // 10)
     peft.train()
-    for step, batch in enumerate(tqdm(batches, desc="Training", unit="step", disable=quiet)):
+    for step, batch in enumerate(tqdm(batches, desc="Training", unit="step", disable=quiet or None)):
         share = (step + 1) / warm if step < warm else 1 - (step - warm) / max(1, len(batches) - warm)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * share

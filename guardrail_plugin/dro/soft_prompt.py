@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
 from guardrail_plugin.dro.identity import ModelIdentity, require_same
+from guardrail_plugin.dro.writing import writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,9 +94,14 @@ class SoftPrompt:
         require_same(self.info.identity, ModelIdentity.of(model, tokenizer, base_model=base_model))
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file. The same soft prompt gives the same bytes."""
+        """Write one safetensors file. The same soft prompt gives the same bytes.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
         metadata = {_METADATA_KEY: self.info.model_dump_json()}
-        save_file({_TENSOR_KEY: self.vectors.detach().cpu().contiguous()}, path, metadata)
+        with writing(path):
+            save_file({_TENSOR_KEY: self.vectors.detach().cpu().contiguous()}, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path, *, base_model: str | None = None) -> SoftPrompt:

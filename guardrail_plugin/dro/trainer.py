@@ -46,7 +46,7 @@ def train(
         config: ``Config()`` if not given.
         checkpoint: a file to save progress to and resume from.
         base_model: the model's name, where it was loaded from a folder.
-        quiet: no progress bar.
+        quiet: no progress bar; there is none either where stderr is not a terminal.
 
     Raises:
         SoftPromptMismatch: the anchor belongs to another model.
