@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.jsonl import read_objects
 from guardrail_plugin.models.chat import ChatSource
 from guardrail_plugin.models.load import default_device
 
@@ -99,24 +99,13 @@ def read_drawn(path: Path, *, condition: str | None = None) -> dict[str, list[st
 
 def _rows(path: Path, *keys: str, maybe: str = "") -> Iterator[dict[str, Any]]:
     """Yield a JSONL file's objects; ``text``, and the key that a row may lack, are strings."""
-    # Not splitlines, which also ends lines at U+2028 and others that JSON allows within a string.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        row = _parsed(line)
-        if not isinstance(row, dict) or any(row.get(key) is None for key in keys):
+    for number, row in read_objects(path):
+        if any(row.get(key) is None for key in keys):
             raise ConfigError(f"{path}, line {number}: not a JSON object with {' and '.join(keys)}")
         for key in ("text", maybe):
             if not isinstance(row.get(key, ""), str | None):
                 raise ConfigError(f'{path}, line {number}: "{key}" is not a string')
         yield row
-
-
-def _parsed(line: str) -> object:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
 
 
 def _text(path: Path) -> str:
