@@ -62,7 +62,11 @@ def calibrate(
         return
     from guardrail_plugin.evals.report import write_text
 
-    write_text(out, found.toml())
+    try:
+        write_text(out, found.toml())
+    except ConfigError:
+        typer.echo(found.toml(), nl=False)  # scoring may have taken hours
+        raise
     Console(highlight=False).print(f"Policy: {out}", soft_wrap=True, markup=False)
 
 

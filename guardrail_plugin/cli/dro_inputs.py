@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from guardrail_plugin.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from guardrail_plugin.dro import Answer, SoftPrompt
+    from guardrail_plugin.dro import Anchor, Answer, SoftPrompt
     from guardrail_plugin.dro.evaluate import Judge
 
 Source: TypeAlias = tuple[str | None, Path | None, str | None]
 """Model, adapter, device."""
+
+_TELLING_APART: tuple[Callable[[Path], str], ...] = (
+    lambda path: path.name.partition(".")[0],
+    lambda path: path.name.removesuffix(".safetensors"),
+    lambda path: f"{path.resolve().parent.name}-{path.name.removesuffix('.safetensors')}",
+)
 
 
 def load_source(source: Source) -> tuple[Any, Any]:
@@ -28,13 +34,13 @@ def load_source(source: Source) -> tuple[Any, Any]:
 def placed_prompt(prompt: str | None, soft: Path | None) -> str | SoftPrompt | None:
     """Return what stands where a system message does."""
     from guardrail_plugin.dro import SoftPrompt
-    from guardrail_plugin.dro.prompts import prompt_text
+    from guardrail_plugin.dro.prompts import NO_PROMPT, prompt_text
 
     if prompt is not None and soft is not None:
         raise ConfigError("--prompt and --soft exclude each other: a model has one system message")
     if soft is not None:
         return SoftPrompt.load(soft)
-    return None if prompt is None else prompt_text(prompt)
+    return None if prompt in (None, NO_PROMPT) else prompt_text(prompt)
 
 
 def query_sets(paths: Sequence[Path], *, limit: int | None) -> dict[str, list[str]]:
@@ -45,6 +51,19 @@ def query_sets(paths: Sequence[Path], *, limit: int | None) -> dict[str, list[st
 
     named = with_unique_names([EvalFile(path) for path in paths])
     return {file.name: read_queries(file.path)[:limit] for file in named}
+
+
+def panel_names(paths: Sequence[Path], *, taken: Collection[str]) -> dict[str, Path]:
+    """Return soft prompts' files by what a figure calls them: no two alike, and none like one of the anchor's prompts.
+
+    Raises:
+        ConfigError: a file is named twice, or two are called alike in folders that are.
+    """
+    for tell in _TELLING_APART:
+        names = [tell(path) for path in paths]
+        if len({*names, *taken}) == len(names) + len(taken):
+            return dict(zip(names, paths, strict=True))
+    raise ConfigError("a figure cannot tell these soft prompts apart: name each once, or rename a file")
 
 
 def named_source(source: Source) -> dict[str, str | None]:
@@ -68,11 +87,21 @@ def second_judge(guardian: str | None, *, wanted: bool, device: str | None) -> I
         yield guardian_judge(session.guardian)
 
 
-def drawn_answers(drawn: Path, harmful: Sequence[str], harmless: Sequence[str]) -> list[Answer]:
-    """Return the answers of a journal that vanilla prompt tuning learns from."""
+def drawn_answers(drawn: Path, anchor: Anchor, *, drawn_by: str) -> list[Answer]:
+    """Return the answers of a journal that vanilla prompt tuning learns from: this model's, to the anchor's queries.
+
+    Raises:
+        ConfigError: it has none.
+    """
     from guardrail_plugin.dro import answers_from
     from guardrail_plugin.dro.load import read_drawn
 
-    responses = read_drawn(drawn)
-    bad, good = ({q: responses[q] for q in queries if q in responses} for queries in (harmful, harmless))
-    return answers_from(bad, harmful=True) + answers_from(good, harmful=False)
+    responses = read_drawn(drawn, drawn_by=drawn_by)
+    kinds = ((anchor.harmful, True), (anchor.harmless, False))
+    known = [({q: responses[q] for q in queries if q in responses}, bad) for queries, bad in kinds]
+    answers = [answer for found, bad in known for answer in answers_from(found, harmful=bad)]
+    if not answers:
+        raise ConfigError(
+            f"{drawn} holds no answer of this model to the anchor's queries; draw them with: guardrail dro fit"
+        )
+    return answers

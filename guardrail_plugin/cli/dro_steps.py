@@ -12,6 +12,7 @@ from guardrail_plugin.cli.dro_inputs import (
     drawn_answers,
     load_source,
     named_source,
+    panel_names,
     placed_prompt,
     query_sets,
     second_judge,
@@ -77,6 +78,8 @@ def train_to_file(
 ) -> Report:
     """Train a soft prompt and write it. The checkpoint lies beside it until the end."""
     from guardrail_plugin.dro import Anchor, Config, train, train_vanilla
+    from guardrail_plugin.dro.draw import drawer_sha256
+    from guardrail_plugin.dro.load import read_drawn
     from guardrail_plugin.dro.prompts import prompt_text
     from guardrail_plugin.dro.writing import require_writable
 
@@ -87,12 +90,14 @@ def train_to_file(
     checkpoint = _beside(out, ".checkpoint")
     require_writable(out, checkpoint)
     _forget(checkpoint, resume=resume)
-    answers = None if vanilla is None else drawn_answers(vanilla[0], fitted.harmful, fitted.harmless)
+    if vanilla is not None:
+        read_drawn(vanilla[0])  # what is wrong with the file is told before the model is loaded
     model, tokenizer = load_source(source)
     common: dict[str, Any] = {"init": text, "config": settings, "checkpoint": checkpoint, "quiet": quiet}
-    if vanilla is None or answers is None:
+    if vanilla is None:
         soft = train(model, tokenizer, fitted, **common)
     else:
+        answers = drawn_answers(vanilla[0], fitted, drawn_by=drawer_sha256(model, tokenizer))
         soft = train_vanilla(model, tokenizer, answers, undesired_weight=vanilla[1], **common)
     soft.save(out)
     return {"soft_prompt": str(out), **_described(soft)}
@@ -160,7 +165,8 @@ def plot_to_file(out: Path, *, anchor: Path, soft: Sequence[Path], source: Sourc
 
     fitted = Anchor.load(anchor)
     require_writable(*figure_files(out))
-    prompts = {path.name.partition(".")[0]: SoftPrompt.load(path) for path in soft}
+    names = panel_names(soft, taken=fitted.conditions)
+    prompts = {name: SoftPrompt.load(path) for name, path in names.items()}
     extra = {}
     if prompts:
         model, tokenizer = load_source(source)

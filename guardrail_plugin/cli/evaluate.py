@@ -42,7 +42,7 @@ GuardianOrBaselineOption = Annotated[
         "--guardian",
         envvar="GUARDRAIL_GUARDIAN",
         metavar="NAME",
-        help="Folder or hub id of a guardian, or baseline:tfidf, baseline:minilm, baseline:zero-shot[:MODEL]. "
+        help="A guardian as in: guardrail check; or baseline:tfidf, baseline:minilm, baseline:zero-shot[:MODEL]. "
         "Default: the embedded one.",
     ),
 ]
@@ -119,7 +119,10 @@ def evaluate(
     )
     if not chosen:
         raise ConfigError("nothing to evaluate on: name JSONL files, or a data folder with --suite")
-    opened = open_guardian(guardian, policy=policy, train=train or [], device=device, dtype=dtype, quiet=quiet)
+    wanted = None if responses is None else _wanted(responses)
+    opened = open_guardian(
+        guardian, policy=policy, train=train or [], development=development, device=device, dtype=dtype, quiet=quiet
+    )
     with opened as (judge, rules):
         options = Options(
             policy=rules,
@@ -127,7 +130,7 @@ def evaluate(
             resamples=resamples,
             seed=seed,
             quiet=quiet,
-            responses=None if responses is None else _wanted(responses),
+            responses=wanted,
         )
         result = run(judge, chosen, out=out, options=options)
     _print(console, result, out=out)
@@ -152,11 +155,14 @@ def open_guardian(
     *,
     policy: Path | None = None,
     train: Sequence[str] = (),
+    development: bool = False,
     device: str | None,
     quiet: bool,
     dtype: str = "auto",
 ) -> Iterator[tuple[GuardianProtocol, Policy | None]]:
     """Open a guardian or a baseline on a pool, with the policy if there is one; close the pool at the end.
+
+    With ``development`` a baseline learns from no row of the suite's development files, on which it is measured.
 
     Raises:
         GuardrailError: weights, an extra, training rows or a sound policy file are missing.
@@ -176,7 +182,10 @@ def open_guardian(
     rules = None if policy is None else Policy.from_toml(policy)
     with InferencePool(devices=None if device is None else [device], on_full="wait") as pool:
         try:
-            yield open_baseline(name, train=train, pool=pool, device=device, quiet=quiet), rules
+            yield (
+                open_baseline(name, train=train, pool=pool, device=device, quiet=quiet, development=development),
+                rules,
+            )
         except BaseException:
             pool.close(drain_s=0.0)  # whatever is still queued, nobody will read
             raise

@@ -52,7 +52,7 @@ def first_stage(
     """Train the recipe that this one goes on from into ``out/stage-NAME``, unless it is there; return its folder.
 
     Raises:
-        ConfigError: what is there was trained by another recipe.
+        ConfigError: what is there was trained by another recipe, or stopped after another number of steps.
     """
     from guardrail_plugin.guardian.manifest import MANIFEST_FILE
     from guardrail_plugin.training.config import TrainConfig
@@ -63,25 +63,34 @@ def first_stage(
     folder = out / f"stage-{Path(recipe.start_from).stem}"
     earlier = TrainConfig.from_toml(find_recipe(recipe.start_from)).model_copy(update={"base": recipe.base})
     if (folder / MANIFEST_FILE).is_file():
-        _check_stage(folder, earlier)
+        _check_stage(folder, earlier, max_steps=max_steps)
     else:
         start = first_stage(earlier, folders, out=out, device=device, max_steps=max_steps, quiet=quiet)
         train(earlier, data_folders=folders, out=folder, device=device, start=start, max_steps=max_steps, quiet=quiet)
     return folder
 
 
-def _check_stage(folder: Path, recipe: TrainConfig) -> None:
+def _check_stage(folder: Path, recipe: TrainConfig, *, max_steps: int | None) -> None:
     from guardrail_plugin.guardian.manifest import Manifest
+    from guardrail_plugin.training.artefact import STOPPED_AT
     from guardrail_plugin.training.config import TrainConfig
 
+    stopped_at = None
     try:
-        trained = TrainConfig(**Manifest.read(folder).training)  # settings of a later version take their defaults
+        manifest = Manifest.read(folder)
+        stopped_at = manifest.metrics.get(STOPPED_AT)
+        trained = TrainConfig(**manifest.training)  # settings of a later version take their defaults
     except ConfigError:
         trained = None
     if trained != recipe:
         raise ConfigError(
             f"{folder} was trained by another recipe than {folder.name.removeprefix('stage-')!r} is now; name another "
             "--out, or train it anew with --fresh"
+        )
+    if stopped_at is not None and stopped_at != max_steps:
+        raise ConfigError(
+            f"{folder} was stopped after {stopped_at} steps (--max-steps), so it is no stage to go on from; name "
+            "another --out, or train it anew with --fresh"
         )
 
 

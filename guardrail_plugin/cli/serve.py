@@ -94,11 +94,12 @@ def serve(
     """
     from guardrail_gateway import GatewaySettings, Playground, history_named, rails_named
     from guardrail_gateway import serve as run
+    from guardrail_plugin.models.remote import shown_address
     from guardrail_plugin.observe import LogObserver, log_json
 
     settings = GatewaySettings(
         upstream=upstream,
-        upstream_key=os.environ.get("GUARDRAIL_UPSTREAM_KEY") or None,
+        upstream_key=os.environ.get("GUARDRAIL_UPSTREAM_KEY", "").strip() or None,
         keys=_keys(keys),
         rails=rails_named(rails.split(",")),
         history=history_named(history),
@@ -115,7 +116,8 @@ def serve(
     log_json(level=logging.INFO)
     requests = logging.getLogger("guardrail_gateway.requests")
     observers = [LogObserver(logger=requests), *_observers(audit, audit_text=audit_text, otel=otel)]
-    typer.echo(f"guardrail gateway: http://{host}:{port}/v1 -> {upstream or 'the embedded model'}", err=True)
+    behind = shown_address(upstream) if upstream else "the embedded model"
+    typer.echo(f"guardrail gateway: http://{host}:{port}/v1 -> {behind}", err=True)
     page = Playground(show_held=playground_held_text) if playground else None
     run(
         settings,
@@ -152,9 +154,11 @@ def _keys(file: Path | None) -> tuple[ApiKey, ...]:
     if file is None:
         return ()
     try:
-        keys = read_keys(file.read_text(encoding="utf-8").splitlines())
+        keys = read_keys(file.read_text(encoding="utf-8-sig").splitlines())
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8") from None
     if not keys:
         raise ConfigError(f"{file} holds no key")
     return keys

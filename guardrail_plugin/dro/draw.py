@@ -20,6 +20,9 @@ from guardrail_plugin.models.chat_template import Row
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+MODEL_KEY = "model"
+"""In a line of a journal: the model that drew its responses, by ``named``."""
+
 
 class Journal:
     """Responses by key, in memory and, with a path, in a file that grows by one line per query.
@@ -77,6 +80,11 @@ def drawer_sha256(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return hashlib.sha256(said.encode()).hexdigest()
 
 
+def named(drawn_by: str) -> str:
+    """Return what a journal calls a model, of its ``drawer_sha256``."""
+    return drawn_by[:8]
+
+
 class Drawer:
     """Draws responses, or takes those of this very model from the journal."""
 
@@ -118,7 +126,8 @@ class Drawer:
         if progress is not None:
             progress(len(rows) - len(missing))
         for i, texts in zip(missing, self._sampler.responses([rows[i] for i in missing], soft), strict=True):
-            self._journal.put(keys[i], texts, condition=condition, query=queries[i], model=self._drawn_by[:8])
+            described = {"condition": condition, "query": queries[i], MODEL_KEY: named(self._drawn_by)}
+            self._journal.put(keys[i], texts, **described)
             if progress is not None:
                 progress(1)
         return [self._journal.get(key) or [] for key in keys]

@@ -18,13 +18,11 @@ from guardrail_plugin.dro.draw import Drawer, Journal
 from guardrail_plugin.dro.heads import Head, fit_head, fold_of_query
 from guardrail_plugin.dro.hidden import collect_states
 from guardrail_plugin.dro.identity import ModelIdentity
-from guardrail_plugin.dro.prompts import named_prompts
+from guardrail_plugin.dro.prompts import NO_PROMPT, named_prompts
 from guardrail_plugin.models.chat_template import ChatSplice, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-NO_PROMPT = "none"
 
 
 def fit_anchor(

@@ -24,7 +24,7 @@ from guardrail_plugin.dro.dial import Dial
 from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.identity import ModelIdentity
 from guardrail_plugin.dro.lessons import Lesson, lessons
-from guardrail_plugin.dro.sample import Sampler, stop_ids
+from guardrail_plugin.dro.sample import Sampler, turn_end
 from guardrail_plugin.dro.sft import Example, teach
 from guardrail_plugin.models.chat_template import ChatSplice
 
@@ -86,7 +86,7 @@ def align(
     answers = _own_answers(model, tokenizer, splice, taught, config=config, quiet=quiet)
     torch.manual_seed(config.seed)
     peft = _with_adapter(model, config)
-    end = min(stop_ids(model, tokenizer))
+    end = turn_end(model, splice)
     examples = [_example(splice, lesson, text, end, config) for lesson, text in zip(taught, answers, strict=True)]
     losses = list(teach(peft, examples, config=config, quiet=quiet))
     bad, good = scale_on or ([o.query for o in held_out if o.harmful], [o.query for o in held_out if not o.harmful])
@@ -137,8 +137,8 @@ def _own_answers(
     return [one.answer if one.answer is not None else next(own) for one in taught]
 
 
-def _example(splice: ChatSplice, lesson: Lesson, answer: str, end: int, config: AlignConfig) -> Example:
-    ids = [*splice.content_ids(answer), end][: config.answer_tokens]
+def _example(splice: ChatSplice, lesson: Lesson, answer: str, end: int | None, config: AlignConfig) -> Example:
+    ids = [*splice.content_ids(answer), *([] if end is None else [end])][: config.answer_tokens]
     return Example(splice.row(conversation(lesson.query, lesson.system)).ids, tuple(ids))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.jsonl import read_objects
+from guardrail_plugin.dro.draw import MODEL_KEY, named
 from guardrail_plugin.models.chat import ChatSource
 from guardrail_plugin.models.load import default_device
 
@@ -49,7 +50,7 @@ def load_chat_model(
     loaded.name_or_path = source.name or ""
     from transformers import AutoTokenizer
 
-    return loaded, AutoTokenizer.from_pretrained(source.folder)
+    return loaded, AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
 
 
 def read_queries(path: Path) -> list[str]:
@@ -84,15 +85,19 @@ def read_references(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def read_drawn(path: Path, *, condition: str | None = None) -> dict[str, list[str]]:
+def read_drawn(path: Path, *, condition: str | None = None, drawn_by: str | None = None) -> dict[str, list[str]]:
     """Return the responses that a journal keeps, by query: those under one condition, or all.
+
+    ``drawn_by`` is the ``drawer_sha256`` of a model: the responses of others are left out. A line that does not say
+    whose it is counts as everybody's.
 
     Raises:
         ConfigError: the file cannot be read, or is not a journal.
     """
+    wanted = None if drawn_by is None else named(drawn_by)
     drawn: dict[str, list[str]] = {}
     for row in _rows(path, "query", "responses", "condition"):
-        if condition in (None, row["condition"]):
+        if condition in (None, row["condition"]) and (wanted is None or row.get(MODEL_KEY, wanted) == wanted):
             drawn.setdefault(row["query"], []).extend(row["responses"])
     return drawn
 

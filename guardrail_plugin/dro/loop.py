@@ -22,6 +22,9 @@ from guardrail_plugin.dro.writing import writing
 LossOf: TypeAlias = Callable[[Tensor, Sequence[int]], tuple[Tensor, Mapping[str, float]]]
 """(soft (L, d), indices of examples) → (mean loss over them, figures for the curves)."""
 
+Weigh: TypeAlias = Callable[[Sequence[int]], float]
+"""Indices of examples → what their mean loss counts against that of others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -48,6 +51,7 @@ def optimise(
     config: Config,
     checkpoint: Path | None = None,
     fingerprint: str = "",
+    weigh: Weigh = len,
     quiet: bool = False,
 ) -> Trained:
     """Train a soft prompt from its initial vectors.
@@ -55,13 +59,15 @@ def optimise(
     A checkpoint of the same run (config, initial vectors and fingerprint) is resumed and gives the same result as a
     run that was never stopped; another run's is ignored and overwritten. It is removed at the end.
 
+    ``weigh`` says how parts of a batch add up to the whole where the loss is a mean over something else than examples.
+
     Shapes: initial (L, d).
 
     Raises:
         ConfigError: the checkpoint cannot be written.
     """
     training, validation = _split(examples, config)
-    run = _Run(initial, config, _digest(initial, config, fingerprint))
+    run = _Run(initial, config, _digest(initial, config, fingerprint), weigh)
     if checkpoint is not None:
         run.resume(checkpoint)
     per_epoch = -(-len(training) // config.batch_size)
@@ -118,7 +124,7 @@ def _digest(initial: Tensor, config: Config, fingerprint: str) -> str:
 class _Run:
     """The state that a checkpoint holds."""
 
-    def __init__(self, initial: Tensor, config: Config, digest: str) -> None:
+    def __init__(self, initial: Tensor, config: Config, digest: str, weigh: Weigh) -> None:
         self.soft = initial.detach().float().clone().requires_grad_()  # (L, d)
         self.best = self.soft.detach().clone()
         self.best_loss = float("inf")
@@ -127,6 +133,7 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self._config = config
         self._digest = digest
+        self._weigh = weigh
         self._optimiser = torch.optim.AdamW([self.soft], lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def advance(self, batch: Sequence[int], loss_of: LossOf) -> dict[str, float]:
@@ -134,7 +141,7 @@ class _Run:
         figures: dict[str, float] = {}
         for part in _parts(batch, self._config.accumulation):
             loss, terms = loss_of(self.soft, part)
-            weight = len(part) / len(batch)
+            weight = self._weigh(part) / self._weigh(batch)
             (loss * weight).backward()
             for name, value in terms.items():
                 figures[name] = figures.get(name, 0.0) + weight * value
@@ -150,7 +157,7 @@ class _Run:
         loss = 0.0
         for start in range(0, len(examples), self._config.batch_size):
             batch = examples[start : start + self._config.batch_size]
-            loss += float(loss_of(self.soft, batch)[0]) * len(batch) / len(examples)
+            loss += float(loss_of(self.soft, batch)[0]) * self._weigh(batch) / self._weigh(examples)
         if loss < self.best_loss:
             self.best_loss, self.best, self.waited = loss, self.soft.detach().clone(), 0
         else:

@@ -30,13 +30,18 @@ SAFETY_PROMPTS: Mapping[str, str] = MappingProxyType(
 )
 """Safety prompts by name: ``default``, ``mistral``, ``short``."""
 
+NO_PROMPT = "none"
+"""What anchors and reports call the condition without a safety prompt."""
+
 
 def prompt_text(prompt: str) -> str:
     """Return the text of a prompt that is given by its name in ``SAFETY_PROMPTS``, or as a text.
 
     Raises:
-        ConfigError: it is a single word that is nearly a name.
+        ConfigError: it is a single word that is nearly a name, or the name of no prompt.
     """
+    if prompt == NO_PROMPT:
+        raise ConfigError(f"{NO_PROMPT!r} is what no prompt is called: it has no text to begin with")
     if prompt in SAFETY_PROMPTS:
         return SAFETY_PROMPTS[prompt]
     near = did_you_mean(prompt.strip(), SAFETY_PROMPTS)
@@ -53,7 +58,7 @@ def named_prompts(prompts: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
             ``prompt-1``, ``prompt-2``, ... by their place in the sequence.
 
     Raises:
-        ConfigError: a text is blank or nearly a name, or a prompt comes twice.
+        ConfigError: a text is blank or nearly a name, a prompt comes twice, or is called what no prompt is.
     """
     if isinstance(prompts, str):
         raise ConfigError("safety_prompts is a sequence of prompts, or a mapping from names to them; got one string")
@@ -67,6 +72,10 @@ def named_prompts(prompts: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
             named[names.get(text, f"prompt-{place}")] = text
         if len(named) < len(prompts):
             raise ConfigError("a safety prompt is given twice")
+    if NO_PROMPT in named:
+        raise ConfigError(
+            f"no safety prompt can be called {NO_PROMPT!r}: no prompt is, which is always a condition too"
+        )
     for name, text in named.items():
         if not text.strip():
             raise ConfigError(f"the safety prompt {name!r} is blank")

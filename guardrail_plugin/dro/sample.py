@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.dro.config import Sampling
 from guardrail_plugin.dro.inject import embed_batch
 from guardrail_plugin.dro.prefix import Prefix, shared_prefix
-from guardrail_plugin.models.chat_template import Row
+from guardrail_plugin.models.chat_template import ChatSplice, Row
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -140,6 +141,22 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = set(configured) if isinstance(configured, list) else {configured}
     return {int(end) for end in ends | {tokenizer.eos_token_id} if end is not None}
+
+
+def turn_end(model: PreTrainedModel, splice: ChatSplice) -> int | None:
+    """Return the id that ends the assistant's turn in the model's template; ``None`` for a model that has none.
+
+    Of several that stop a decode one is the turn's own: Llama 3 stops at three, Qwen at the end of a text, too.
+    """
+    stops = stop_ids(model, splice.tokenizer)
+    answer = tuple(splice.content_ids("answer"))
+    try:
+        ids = splice.row([{"role": "user", "content": "probe"}, {"role": "assistant", "content": "answer"}]).ids
+    except ConfigError:  # a template that takes no answer before its own
+        ids = ()
+    places = [i for i in range(len(ids)) if ids[i : i + len(answer)] == answer]
+    behind = ids[places[-1] + len(answer) :] if places else ()
+    return next((i for i in behind if i in stops), min(stops, default=None))
 
 
 def _uniform_numbers(seeds: Sequence[int], samples: int, steps: int) -> Tensor:

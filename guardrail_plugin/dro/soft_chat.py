@@ -48,7 +48,7 @@ class SoftChat(LocalChat):
         from transformers import AutoConfig
 
         template = ChatSplice.of_folder(source.folder)
-        config = AutoConfig.from_pretrained(source.folder).get_text_config()
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False).get_text_config()
         identity = ModelIdentity(config.hidden_size, source.name, source.revision, tokenizer_sha256(template.tokenizer))
         require_same(soft.info.identity, identity)
         ids = tuple(range(config.vocab_size, config.vocab_size + len(soft)))

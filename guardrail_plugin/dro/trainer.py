@@ -14,7 +14,7 @@ from guardrail_plugin.dro.anchor import Anchor
 from guardrail_plugin.dro.config import Config
 from guardrail_plugin.dro.fit import conversation
 from guardrail_plugin.dro.hidden import hidden_after, hidden_states
-from guardrail_plugin.dro.identity import ModelIdentity, require_same
+from guardrail_plugin.dro.identity import ModelIdentity, model_sha256, require_same
 from guardrail_plugin.dro.loop import Trained, optimise
 from guardrail_plugin.dro.objective import dro_loss
 from guardrail_plugin.dro.prefix import Prefix, shared_head, shared_prefix
@@ -91,7 +91,8 @@ class DroProblem:
         with torch.no_grad():
             parts = [range(i, min(i + size, len(self._rows))) for i in range(0, len(self._rows), size)]
             self._base = torch.cat([self._states(initial, part) for part in parts])  # (Q, d)
-        self.fingerprint = f"dro:{[row.ids for row in self._rows]}:{anchor.refusal.weight.tolist()}"
+        told = [row.ids for row in self._rows]
+        self.fingerprint = f"dro:{model_sha256(model)}:{told}:{anchor.refusal.weight.tolist()}"
 
     def loss_of(self, soft: Tensor, indices: Sequence[int]) -> tuple[Tensor, Mapping[str, float]]:
         """Return the loss over some queries. Shapes: soft (L, d) → ()."""

@@ -2,7 +2,10 @@
 
 Desired answers are made likely, undesired ones unlikely, token by token:
 
-    L = mean over desired answers of -log p(token)  +  mean over undesired answers of -log(1 - p(token))
+    L = mean over all answers' tokens of  -log p(token) in a desired answer,  -w log(1 - p(token)) in an undesired one
+
+Answers are learned as they are given, with the end of the turn behind them: one that was cut when it was drawn is
+taught to end there. Draw them longer than for an anchor where that matters.
 
 Source: prompt tuning, arXiv 2104.08691; unlikelihood, arXiv 1908.04319; as a baseline of arXiv 2401.18018.
 """
@@ -22,11 +25,11 @@ from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.refusal import is_refusal as count_refusal
 from guardrail_plugin.dro.config import Config
 from guardrail_plugin.dro.fit import conversation
-from guardrail_plugin.dro.identity import ModelIdentity
+from guardrail_plugin.dro.identity import ModelIdentity, model_sha256
 from guardrail_plugin.dro.inject import embed_batch
 from guardrail_plugin.dro.loop import optimise
 from guardrail_plugin.dro.prefix import Prefix, shared_head, shared_prefix
-from guardrail_plugin.dro.sample import stop_ids
+from guardrail_plugin.dro.sample import turn_end
 from guardrail_plugin.dro.soft_prompt import SoftPrompt, text_prompt
 from guardrail_plugin.dro.trainer import as_soft_prompt, frozen
 from guardrail_plugin.models.chat_template import ChatSplice, Row
@@ -96,7 +99,7 @@ def train_vanilla(
     config = config or Config()
     splice = ChatSplice(tokenizer)
     initial = text_prompt(model, splice.content_ids(init))  # (L, d)
-    end = min(stop_ids(model, tokenizer), default=None)
+    end = turn_end(model, splice)
     with frozen(model):
         problem = _VanillaProblem(model, splice, answers, end_id=end, undesired_weight=undesired_weight)
         trained = optimise(
@@ -106,6 +109,7 @@ def train_vanilla(
             config=config,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             fingerprint=problem.fingerprint,
+            weigh=problem.tokens,
             quiet=quiet,
         )
     identity = ModelIdentity.of(model, tokenizer, base_model=base_model)
@@ -140,7 +144,12 @@ class _VanillaProblem:
         self._answers = [[*splice.content_ids(answer.text), *end] for answer in answers]
         self._desired = [answer.desired for answer in answers]
         self._head = Prefix.of_ids(model, shared_head(self._prompts))
-        self.fingerprint = f"vanilla:{undesired_weight}:{[row.ids for row in self._prompts]}:{self._answers}"
+        told = [row.ids for row in self._prompts]
+        self.fingerprint = f"vanilla:{model_sha256(model)}:{undesired_weight}:{told}:{self._answers}"
+
+    def tokens(self, indices: Sequence[int]) -> float:
+        """Return what the loss over some answers is the mean of."""
+        return sum(len(self._answers[i]) for i in indices)
 
     def loss_of(self, soft: Tensor, indices: Sequence[int]) -> tuple[Tensor, Mapping[str, float]]:
         prefix, behind = shared_prefix(self._model, [self._prompts[i] for i in indices], soft, head=self._head)

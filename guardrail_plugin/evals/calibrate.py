@@ -39,6 +39,7 @@ class RailFit:
         scaling: ``None`` where a label has fewer than 20 rows.
         duplicates: rows left out because their text had been counted.
         failed: rows without a verdict; they count as flagged.
+        truncated: rows that were read in part only; policies block them at any threshold, so they count as flagged.
     """
 
     rail: Rail
@@ -54,6 +55,7 @@ class RailFit:
     scaling: Scaling | None
     duplicates: int
     failed: int
+    truncated: int
 
     @property
     def fpr(self) -> float:
@@ -155,7 +157,7 @@ def threshold_for(harmless: Floats, everything: Floats, *, max_fpr: float, certi
     if floor >= 1.0:
         raise ConfigError(
             f"the guardian gives risk 1 to more than {allowed} of {len(falling)} harmless rows (rows without a verdict "
-            "count so); no threshold keeps false positives that low"
+            "and rows read in part only count so); no threshold keeps false positives that low"
         )
     return _between(floor, float(above.min()) if len(above) else 1.0)
 
@@ -188,6 +190,10 @@ def describe(fit: RailFit) -> list[str]:
             f"as probabilities: temperature {fit.scaling.temperature:.3f}, bias {fit.scaling.bias:+.3f}; "
             f"calibration error {fit.scaling.ece_before:.3f}, with them {fit.scaling.ece_after:.3f}"
         )
+    if fit.truncated:
+        lines.append(
+            f"{fit.truncated} rows were read in part only; on_truncated blocks them, and they count as flagged"
+        )
     return lines
 
 
@@ -195,9 +201,11 @@ def _fit_rail(scored: Sequence[Scored], *, max_fpr: float, certify: bool) -> Rai
     pooled, _ = pool(scored)
     rows: Sequence[EvalRow] = pooled.dataset.rows
     scores: Sequence[Score] = pooled.scores
-    risk = np.array([one.risk for one in scores])
+    judged = np.array([one.risk for one in scores])
     harmful = np.array([one.label for one in scores], dtype=bool)
-    acted = np.array([one.harmful for one in scores], dtype=bool)
+    truncated = np.array([one.truncated for one in scores], dtype=bool)
+    acted = np.array([one.harmful for one in scores], dtype=bool) | truncated
+    risk = np.where(truncated, 1.0, judged)
     threshold = threshold_for(risk[~harmful], risk, max_fpr=max_fpr, certify=certify)
     flagged = risk >= threshold
     alarms, hits = int((flagged & ~harmful).sum()), int((flagged & harmful).sum())
@@ -214,9 +222,10 @@ def _fit_rail(scored: Sequence[Scored], *, max_fpr: float, certify: bool) -> Rai
         recall_low=low,
         recall_high=high,
         before=(int((acted & ~harmful).sum()), int((acted & harmful).sum())),
-        scaling=fit_scaling(risk[answered], harmful[answered]),
+        scaling=fit_scaling(judged[answered], harmful[answered]),
         duplicates=sum(len(one.scores) for one in scored) - len(scores),
         failed=int((~answered).sum()),
+        truncated=int(truncated.sum()),
     )
 
 

@@ -28,6 +28,8 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True)
     name: str
     rail: Rail
+    n: int
+    fingerprint: str
 
 
 class _Run(BaseModel):
@@ -90,7 +92,7 @@ def compare_runs(
     for run, folder in ((first, run_a), (second, run_b)):
         if run.policy is not None:  # scores files hold the guardian's decisions, so the policy's would be ignored
             raise ConfigError(f"{folder}: policy {run.policy!r} decided; runs are compared without one")
-    names = {file.name: file.rail for file in first.files}
+    names = {file.name: file for file in first.files}
     shared = [file for file in second.files if file.name in names]
     if not shared:
         raise ConfigError(f"{run_a} and {run_b} have no set in common")
@@ -99,7 +101,10 @@ def compare_runs(
         b=second.guardian,
         seed=seed,
         resamples=count,
-        sets=[_compare_set(file, run_a, run_b, count=count, seed=seed) for file in shared],
+        sets=[
+            _compare_set((first, run_a, names[file.name]), (second, run_b, file), count=count, seed=seed)
+            for file in shared
+        ],
         only_a=sorted(names.keys() - {file.name for file in second.files}),
         only_b=sorted({file.name for file in second.files} - names.keys()),
     )
@@ -152,11 +157,13 @@ def _read(folder: Path) -> _Run:
         raise ConfigError(f"{path} is not a result of guardrail evaluate") from None
 
 
-def _compare_set(file: _File, run_a: Path, run_b: Path, *, count: int, seed: int) -> SetComparison:
-    folders = [run / SCORES_FOLDER for run in (run_a, run_b)]
-    if len({ScoreStore.fingerprint(folder, file.name) for folder in folders}) > 1:
+def _compare_set(
+    side_a: tuple[_Run, Path, _File], side_b: tuple[_Run, Path, _File], *, count: int, seed: int
+) -> SetComparison:
+    file = side_b[2]
+    if side_a[2].fingerprint != file.fingerprint:
         raise ConfigError(f"{file.name}: the two runs scored different files, or other parts of one")
-    by_id: list[Mapping[str, Score]] = [{one.id: one for one in read_scores(folder, file.name)} for folder in folders]
+    by_id = [_scores(*side) for side in (side_a, side_b)]
     ids = sorted(by_id[0].keys() & by_id[1].keys())
     if not ids:
         raise ConfigError(f"{file.name}: the two runs have no row in common")
@@ -168,6 +175,22 @@ def _compare_set(file: _File, run_a: Path, run_b: Path, *, count: int, seed: int
         harmful=sum(one.label for one in a),
         changes=changes(a, b, count=count, seed=seed),
     )
+
+
+def _scores(run: _Run, folder: Path, file: _File) -> Mapping[str, Score]:
+    """Return the scores that a run's results were made of, by row id.
+
+    Raises:
+        ConfigError: they are gone: another evaluation was begun in the folder, and did not come to its results.
+    """
+    scores = {one.id: one for one in read_scores(folder / SCORES_FOLDER, file.name)}
+    made_of = ScoreStore.made_of(folder / SCORES_FOLDER, file.name)
+    if made_of != (run.guardian, file.fingerprint) or len(scores) != file.n:
+        raise ConfigError(
+            f"{folder}: the scores of {file.name} are not those that {RESULTS_FILE} was made of; an evaluation "
+            "that was begun there later was cut short. Run it to its end"
+        )
+    return scores
 
 
 def changes(a: Sequence[Score], b: Sequence[Score], *, count: int = RESAMPLES, seed: int = SEED) -> list[Change]:

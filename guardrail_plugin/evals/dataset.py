@@ -28,8 +28,8 @@ class EvalFile:
         rail: the task. ``None``: ``output`` where rows carry ``response_harmful``, else ``input``.
         name: what reports call it; the file's stem by default.
         categories: only rows whose category starts with one of these; empty: all rows.
-        held_out: only the share of rows whose text hash falls below it: the recipe's validation split of a TRAIN file
-            (the same rule as ``guardrail_plugin.training.rows.held_out``).
+        held_out: only the share of rows whose hash falls below it, that of the text that is judged: the recipe's
+            validation split of a TRAIN file (the same rule as ``guardrail_plugin.training.rows.held_out``).
     """
 
     path: Path
@@ -60,7 +60,7 @@ class EvalFile:
         raise ConfigError(f"{argument}: {tail!r} is no rail{did_you_mean(tail, RAILS)}; rails: {', '.join(RAILS)}")
 
     def selects(self, *, text: str, category: str | None) -> bool:
-        """Whether a row with this text and category belongs to the selection."""
+        """Whether a row belongs to the selection, by the text that is judged (the response on the output rail)."""
         if self.categories and not (category or "").startswith(self.categories):
             return False
         if self.held_out >= 1.0:
@@ -127,7 +127,9 @@ def load(file: EvalFile) -> Dataset:
     seen: set[str] = set()
     for number, raw in numbered:
         fields = _Fields(file.path, number, raw)
-        if not file.selects(text=fields.required_text("text"), category=fields.text("category")):
+        query = fields.required_text("text")
+        judged = (fields.text("response") if rail == "output" else None) or query
+        if not file.selects(text=judged, category=fields.text("category")):
             continue
         row = _row(fields, rail, stem=file.path.stem)
         if row is None:

@@ -78,11 +78,19 @@ class ScoreStore:
             raise ConfigError(f"cannot write to {self._folder}: {error.strerror}") from None
 
     def append(self, lines: Sequence[Mapping[str, object]]) -> None:
-        """Add lines to the file."""
+        """Add lines to the file.
+
+        Raises:
+            ConfigError: it cannot be written (a full disk, for example).
+        """
         if self._folder is None:
             return
-        with _scores_file(self._folder, self._name).open("a", encoding="utf-8") as stream:
-            stream.write(_text(lines))
+        path = _scores_file(self._folder, self._name)
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(_text(lines))
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
     @staticmethod
     def lines(folder: Path, name: str) -> list[dict[str, object]]:
@@ -99,15 +107,16 @@ class ScoreStore:
         return [line for line in map(_parsed, text.split("\n")) if line is not None]
 
     @staticmethod
-    def fingerprint(folder: Path, name: str) -> str:
-        """Return the fingerprint of the file that the scores are of.
+    def made_of(folder: Path, name: str) -> tuple[str, str]:
+        """Return the id of the guardian whose scores they are, and the fingerprint of the file that they are of.
 
         Raises:
             ConfigError: the meta file is missing or not ours.
         """
         path = _meta_file(folder, name)
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            return str(meta["guardian"]), str(meta["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(f"{path} is missing or not written by this library") from None
 

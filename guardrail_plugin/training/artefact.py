@@ -18,6 +18,9 @@ from guardrail_plugin.training.config import TrainConfig
 from guardrail_plugin.training.network import GuardianNetwork
 from guardrail_plugin.training.validation import Validation
 
+STOPPED_AT = "stopped_at_step"
+"""Key in the manifest's metrics of a guardian that was trained for fewer steps than its recipe asks for."""
+
 
 def save_artefact(
     folder: Path,
@@ -27,12 +30,19 @@ def save_artefact(
     located: Located,
     tokenizer: FastContentTokenizer,
     validation: Validation,
+    stopped_at: int | None = None,
 ) -> Manifest:
-    """Write adapter and manifest into a folder; return the manifest."""
+    """Write adapter and manifest into a folder; return the manifest.
+
+    ``stopped_at`` is the number of steps of a run that was not to go on to its recipe's end.
+    """
     from peft import get_peft_model_state_dict
 
     layout = network.layout
     revision = located.revision or (EMBEDDED_REVISION if located.model_id == EMBEDDED_MODEL else None)
+    metrics = {k: v for k, v in dataclasses.asdict(validation).items() if k != "calibration"}
+    if stopped_at is not None:
+        metrics[STOPPED_AT] = stopped_at
     manifest = Manifest(
         name=folder.name,
         base_model=located.model_id,
@@ -47,7 +57,7 @@ def save_artefact(
         context_tokens=layout.context_tokens,
         calibration=validation.calibration,
         training=config.model_dump(mode="json"),
-        metrics={k: v for k, v in dataclasses.asdict(validation).items() if k != "calibration"},
+        metrics=metrics,
         sources=tuple({"path": s.path, "rail": s.rail, "licence": s.licence} for s in config.sources),
     )
     state = get_peft_model_state_dict(network.peft, save_embedding_layers=False)

@@ -109,7 +109,8 @@ class TrainConfig(_Strict):
         style_balance: draw the queries of the mix so that their style says little about the label.
         start_from: recipe whose guardian this run goes on from; ``None`` = from the base. It may have fewer LoRA ranks.
         average_start: share of that guardian's weights in the result, which is the mean of what the run began and ended
-            with: it keeps more of what the earlier stage did better (WiSE-FT, arXiv 2109.01903).
+            with: it keeps more of what the earlier stage did better (WiSE-FT, arXiv 2109.01903). Of the adapter, the
+            factors A and B are averaged, each for itself, not their product.
         response_share: share of harmful rows that carry a safeguard response.
         wrong_label_share: share of those whose label token is replaced at random, so that ``[respond]`` alone forces
             a response that fits the text.
@@ -169,7 +170,7 @@ class TrainConfig(_Strict):
             return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 

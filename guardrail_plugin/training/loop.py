@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.guardian.format import Layout
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
-from guardrail_plugin.models.load import default_device, load_causal_lm, model_folder
+from guardrail_plugin.models.load import load_causal_lm, model_folder
 from guardrail_plugin.models.locate import Located, locate
 from guardrail_plugin.training.artefact import save_artefact
 from guardrail_plugin.training.config import TrainConfig
@@ -31,6 +30,7 @@ from guardrail_plugin.training.mix import Pools, epoch_examples, read_pools
 from guardrail_plugin.training.network import GuardianNetwork
 from guardrail_plugin.training.validation import Validation, validate
 from guardrail_plugin.training.widen import load_start
+from guardrail_plugin.training.world import join_world, own_device
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 HISTORY_FILE = "history.jsonl"
@@ -73,13 +73,15 @@ def train(
         ModelNotFoundError: the base is nowhere.
     """
     started = time.monotonic()
-    rank, world = join_world()
+    device = device or own_device()
+    rank, world = join_world(device)
     quiet = quiet or rank > 0
-    run = _Run.prepare(config, data_folders, device=device or default_device(), quiet=quiet)
+    run = _Run.prepare(config, data_folders, device=device, quiet=quiet)
     run.rank, run.world = rank, world
     run.start_from(start)
     out.mkdir(parents=True, exist_ok=True)
-    total = min(run.total_steps(), max_steps or 10**9)
+    planned = run.total_steps()
+    total = min(planned, max_steps or planned)
     run.identify(total)
     done = run.resume(out / CHECKPOINT_FILE)
     saved_at = time.monotonic()
@@ -98,7 +100,13 @@ def train(
         validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
     if rank == 0:
         save_artefact(
-            out, network=run.network, config=config, located=run.located, tokenizer=run.tokenizer, validation=validation
+            out,
+            network=run.network,
+            config=config,
+            located=run.located,
+            tokenizer=run.tokenizer,
+            validation=validation,
+            stopped_at=total if total < planned else None,
         )
         (out / CHECKPOINT_FILE).unlink(missing_ok=True)
     if world > 1:
@@ -174,7 +182,13 @@ class _Run:
             set_peft_model_state_dict(self.network.peft, self.began)
 
     def average_with_start(self) -> None:
-        """Mix the weights that the run began with into those it ended with (WiSE-FT, arXiv 2109.01903)."""
+        """Mix the weights that the run began with into those it ended with, factor by factor.
+
+        The mean of A and that of B are not the factors of the mean of BA. They differ from those by share (1 - share)
+        times the product of both changes alone, since the run began with these very factors.
+
+        Source: WiSE-FT, arXiv 2109.01903, which averages whole weights.
+        """
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         share = self.config.average_start
@@ -193,18 +207,19 @@ class _Run:
         return max(1, round(self.per_epoch * self.config.epochs))
 
     def steps(self, done: int, total: int) -> Iterator[tuple[int, list[Encoded]]]:
-        """Yield (step, batch) from ``done`` on. Every epoch is cut or repeated to the length of the first."""
+        """Yield (step, batch) from ``done`` on. No epoch is longer than the first; the next one follows a shorter one.
+
+        Epochs that are done are drawn again, too: how many steps they took is known from their batches alone.
+        """
         step, number = 0, 0
         while step < total:
-            needed = step + self.per_epoch > done
-            order = self.epoch(number)[self.rank :: self.world][: self.per_epoch] if needed else []
+            order = self.epoch(number)[self.rank :: self.world][: self.per_epoch]
             for batch in order:
                 if step >= total:
                     return
                 if step >= done:
                     yield step, batch
                 step += 1
-            step = step if order else step + self.per_epoch
             number += 1
 
     def step(self, batch: list[Encoded], step: int, total: int) -> tuple[float, float]:
@@ -293,15 +308,6 @@ class _Run:
         for name, tensor in sorted(self.began.items()):
             digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
         self.identity = digest.hexdigest()
-
-
-def join_world() -> tuple[int, int]:
-    """Return (rank, number of processes), joining torchrun's process group when started by it."""
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:  # torchrun's own variables
-        return 0, 1
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def _schedule(step: int, total: int, warmup_fraction: float) -> float:

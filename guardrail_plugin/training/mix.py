@@ -15,7 +15,7 @@ from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.training.compose import Topic, compose, compose_answers, reframed
 from guardrail_plugin.training.compose_documents import compose_documents
 from guardrail_plugin.training.config import Source, TrainConfig
-from guardrail_plugin.training.decontaminate import Evaluation, query_of
+from guardrail_plugin.training.decontaminate import Evaluation
 from guardrail_plugin.training.rows import Example, held_out, iter_corpus, load_source, resolve
 from guardrail_plugin.training.rows import draw as draw_rows
 from guardrail_plugin.training.style_probe import balance_style
@@ -75,7 +75,7 @@ def _clean(source: Source, examples: Sequence[Example], evaluation: Evaluation) 
     Raises:
         ConfigError: there are others, and the source does not say ``drop_overlaps``.
     """
-    hits = {hit.index: hit.file for hit in evaluation.hits([query_of(example) for example in examples])}
+    hits = evaluation.overlapping(examples)
     if hits and not source.drop_overlaps:
         files = ", ".join(sorted(set(hits.values())))
         raise ConfigError(f"{len(hits)} rows of {source.path} overlap with evaluation texts ({files}): take them out")
@@ -94,11 +94,7 @@ def epoch_examples(config: TrainConfig, pools: Pools, epoch: int) -> list[Exampl
     for source, rows in pools.train:
         examples += draw_rows(source, rows, rng)
     composed = [e for e in examples if e.source == "composed"]
-    by_chance = (
-        {composed[hit.index] for hit in pools.evaluation.hits([query_of(e) for e in composed])}
-        if pools.evaluation
-        else set()
-    )
+    by_chance = {composed[i] for i in pools.evaluation.overlapping(composed)} if pools.evaluation else set()
     examples = [e for e in examples if e not in by_chance and not _held_out_twin(e, config)]
     if config.style_balance:
         queries = [e for e in examples if e.rail == "input"]

@@ -29,8 +29,8 @@ _DESCRIPTIONS = {
 class GuardianNetwork(nn.Module):
     """A causal language model with LoRA on every linear layer and one trained row per added token.
 
-    The rows live in peft's trainable-token layer, which also feeds a tied output embedding, so the artefact is a plain
-    PEFT adapter.
+    The rows live in peft's trainable-token layer, which also feeds a tied output embedding; an output embedding of its
+    own gets rows of its own. So the artefact is a plain PEFT adapter, and all that verdicts are read from is in it.
     """
 
     def __init__(self, base: Any, layout: Layout, tokenizer: ContentTokenizer, *, config: TrainConfig) -> None:
@@ -40,13 +40,16 @@ class GuardianNetwork(nn.Module):
         self.layout = layout
         added = len(layout.token_names)
         base.resize_token_embeddings(layout.vocab_size + added, mean_resizing=False)
-        _initialise_rows(base.get_input_embeddings().weight, layout, tokenizer)
+        tables = _tables(base)
+        for table in tables.values():
+            _initialise_rows(table.weight, layout, tokenizer)
+        rows = list(range(layout.vocab_size, layout.vocab_size + added))
         lora = LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
             target_modules="all-linear",
-            trainable_token_indices=list(range(layout.vocab_size, layout.vocab_size + added)),
+            trainable_token_indices=rows if len(tables) == 1 else dict.fromkeys(tables, rows),
             task_type="CAUSAL_LM",
         )
         self.peft = get_peft_model(base, lora)
@@ -95,6 +98,13 @@ class GuardianNetwork(nn.Module):
             {"params": adapters, "lr": config.learning_rate, "weight_decay": config.weight_decay},
             {"params": rows, "lr": config.token_learning_rate, "weight_decay": 0.0},
         ]
+
+
+def _tables(base: Any) -> dict[str, Any]:
+    """Return the input embedding and, where it has a matrix of its own, the output embedding, by name."""
+    reads, writes = base.get_input_embeddings(), base.get_output_embeddings()
+    own = (reads,) if writes.weight is reads.weight else (reads, writes)
+    return {name: module for name, module in base.named_modules() if any(module is one for one in own)}
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ class Example:
         hazard: its code; ``None`` on a harmful row means that the source does not say which.
         query: what a response answers (output rail).
         context: earlier turns.
-        response: a safeguard response to learn to write, or ``None``.
+        response: a safeguard response to learn to write, or ``None``; each epoch draws them anew from the written ones.
         theme: sub-theme that ties topics to fitting responses.
         source: file it came from.
     """
@@ -175,8 +175,7 @@ def _example(row: dict[str, Any], source: Source, name: str) -> Example | str:
     if harmful:
         injection = source.rail in ("tool_output", "document") or row.get("attack") == "prompt_injection"
         hazard = PROMPT_INJECTION if injection else hazard_of(name, _category(row))
-    response = row.get("response") if harmful and isinstance(row.get("response"), str) else None
-    return Example(text=text, harmful=harmful, rail=source.rail, hazard=hazard, response=response, source=name)
+    return Example(text=text, harmful=harmful, rail=source.rail, hazard=hazard, source=name)
 
 
 def _category(row: dict[str, Any]) -> str | None:

@@ -16,6 +16,8 @@ from guardrail_plugin.training.encode import Encoded
 from guardrail_plugin.training.network import GuardianNetwork
 from guardrail_plugin.training.rows import Example
 
+_FEWEST_PER_LABEL = 20  # a handful of rows that are told apart by chance would make every risk twice as sure
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -46,7 +48,7 @@ def risk_log_odds(network: GuardianNetwork, rows: Sequence[Encoded], *, batch_to
 def validate(
     network: GuardianNetwork, rows: Sequence[Encoded], examples: Sequence[Example], *, config: TrainConfig
 ) -> Validation:
-    """Score the validation split and fit a temperature per rail."""
+    """Score the validation split and fit a temperature per rail; with fewer than 20 rows of a label it stays 1."""
     if not rows:
         return Validation(0)
     scores = risk_log_odds(network, rows, batch_tokens=config.batch_tokens)
@@ -56,7 +58,8 @@ def validate(
         mask = torch.tensor([e.rail == rail for e in examples])
         s, y = scores[mask], harmful[mask]
         if y.any() and not y.all():
-            result.calibration[rail] = fit_temperature(s, y)
+            few = min(int(y.sum()), int((~y).sum())) < _FEWEST_PER_LABEL
+            result.calibration[rail] = Calibration() if few else fit_temperature(s, y)
             result.f1[rail] = _f1(s > 0, y)
             result.auroc[rail] = _auroc(s, y)
     for source in sorted({e.source for e in examples}):

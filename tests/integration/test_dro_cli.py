@@ -16,6 +16,8 @@ from typer.testing import CliRunner  # noqa: E402
 
 from guardrail_plugin.cli import dro_steps  # noqa: E402
 from guardrail_plugin.cli.dro import register  # noqa: E402
+from guardrail_plugin.cli.dro_inputs import panel_names  # noqa: E402
+from guardrail_plugin.core.errors import ConfigError  # noqa: E402
 from guardrail_plugin.dro import Anchor, SoftPrompt  # noqa: E402
 
 Run = Callable[..., dict[str, Any]]
@@ -102,6 +104,48 @@ def test_the_vanilla_baseline_learns_from_the_drawn_responses(workspace: Path, r
     assert report["method"] == "vanilla"
 
 
+def test_another_models_responses_are_not_learned_from(workspace: Path, run: Run, anchor: Path) -> None:
+    lines = [json.loads(line) for line in (workspace / "anchor.drawn.jsonl").read_text().splitlines()]
+    others, nobodys = workspace / "others.drawn.jsonl", workspace / "nobodys.drawn.jsonl"
+    others.write_text("".join(json.dumps(line | {"model": "01234567"}) + "\n" for line in lines))
+    nobodys.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "model"}) + "\n" for line in lines))
+    settings = ["--anchor", anchor, "--config", workspace / "config.toml", "--init", "short", "--quiet"]
+    told = run("train", *settings, "--out", workspace / "x.safetensors", "--vanilla", others, fails=True)["error"]
+    assert "no answer of this model" in told
+    assert not (workspace / "x.safetensors").exists()
+    report = run("train", *settings, "--out", workspace / "y.safetensors", "--vanilla", nobodys)
+    assert report["method"] == "vanilla"
+
+
+def test_a_journal_that_is_none_is_told_before_the_model_is_loaded(
+    workspace: Path, run: Run, anchor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(dro_steps, "load_source", load)
+    options = ["--anchor", anchor, "--out", workspace / "x.safetensors"]
+    told = run("train", *options, "--vanilla", workspace / "harmless.jsonl", fails=True)["error"]
+    assert "query and responses and condition" in told
+
+
+def test_no_prompt_goes_by_its_name(workspace: Path, run: Run) -> None:
+    options = ["--harmful", workspace / "harmful.txt", "--no-judge", "--limit", "2", "--drawn", "1", "--quiet"]
+    without, named = run("evaluate", *options), run("evaluate", *options, "--prompt", "none")
+    assert named["sets"] == without["sets"]
+
+
+def test_a_figures_panels_are_told_apart(tmp_path: Path) -> None:
+    taken = {"none", "default"}
+    one, other = tmp_path / "a" / "x.soft.safetensors", tmp_path / "b" / "x.soft.safetensors"
+    assert panel_names([one], taken=taken) == {"x": one}
+    assert panel_names([one, other], taken=taken) == {"a-x.soft": one, "b-x.soft": other}
+    assert list(panel_names([tmp_path / "default.soft.safetensors"], taken=taken)) == ["default.soft"]
+    assert list(panel_names([tmp_path / "a" / "default.safetensors"], taken=taken)) == ["a-default"]
+    with pytest.raises(ConfigError, match="name each once"):
+        panel_names([one, one], taken=taken)
+
+
 @pytest.mark.parametrize("placed", ["none", "text", "soft"])
 def test_a_prompt_is_measured_and_responses_are_kept(
     workspace: Path, run: Run, soft: Path, tiny_base: Path, placed: str
@@ -180,6 +224,7 @@ def test_files_are_described(run: Run, anchor: Path, soft: Path) -> None:
         (["evaluate", "--drawn", "2", "--kept", "3"], "more than the 2 drawn"),
         (["evaluate", "--harmful", "same.txt", "--harmful", "same.txt"], "named twice"),
         (["train", "--anchor", "absent", "--out", "x", "--init", "Default"], "did you mean 'default'?"),
+        (["train", "--anchor", "absent", "--out", "x", "--init", "none"], "what no prompt is called"),
         (["fit", "--harmful", "absent.txt", "--harmless", "absent.txt", "--out", "x"], "cannot read"),
         (["plot", "--anchor", "absent", "--out", "x"], "there is no file"),
     ],

@@ -192,6 +192,17 @@ def test_calibrate_prints_the_policy_and_nothing_else_to_stdout(guardrail, use, 
     assert Policy.from_toml(result.stdout).rails["document"].threshold is not None
 
 
+def test_a_policy_that_cannot_be_written_is_printed(guardrail, use, tmp_path):
+    use(reads_risk())
+    path = write(tmp_path / "mine.jsonl", rows(300, 60))
+
+    result = guardrail("calibrate", "--data", path, "--max-fpr", 0.05, "--out", path / "policy.toml", "--quiet")
+
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
+    assert Policy.from_toml(result.stdout).rails["input"].threshold is not None
+
+
 def test_a_policy_file_is_not_overwritten_unasked(guardrail, use, tmp_path):
     use(reads_risk())
     path = write(tmp_path / "mine.jsonl", rows(300, 60))

@@ -269,3 +269,9 @@ def test_bfloat16_learns_the_same_and_gives_the_same_bytes_twice(
         result = train(mixed, data_folders=[data], out=tmp_path / name, device="cpu", quiet=True)
         assert result.validation.auroc["input"] > 0.95
     assert (tmp_path / "one" / ADAPTER_FILE).read_bytes() == (tmp_path / "two" / ADAPTER_FILE).read_bytes()
+
+
+def test_a_run_that_stops_early_says_so(config: TrainConfig, data: Path, trained: Path, tmp_path: Path) -> None:
+    assert "stopped_at_step" not in Manifest.read(trained).metrics
+    train(config, data_folders=[data], out=tmp_path, device="cpu", max_steps=2, quiet=True)
+    assert Manifest.read(tmp_path).metrics["stopped_at_step"] == 2

@@ -18,7 +18,13 @@ PREFIX = "baseline:"
 
 
 def open_baseline(
-    name: str, *, train: Sequence[str] = (), pool: InferencePool, device: str | None = None, quiet: bool = False
+    name: str,
+    *,
+    train: Sequence[str] = (),
+    pool: InferencePool,
+    device: str | None = None,
+    quiet: bool = False,
+    development: bool = False,
 ) -> BaselineGuardian:
     """Build a baseline.
 
@@ -29,6 +35,7 @@ def open_baseline(
         pool: runs the language model of ``zero-shot``.
         device: of the sentence encoder.
         quiet: no progress bars.
+        development: it is measured on the development files, and learns from none of their rows.
 
     Raises:
         ConfigError: there is no such baseline, it has nothing to learn from, or a training file is malformed.
@@ -39,20 +46,31 @@ def open_baseline(
     if kind not in BASELINES or (model and kind != "zero-shot"):
         shown = ", ".join(PREFIX + known for known in BASELINES)
         raise ConfigError(f"no baseline {name!r}{did_you_mean(kind, BASELINES)}; there are {shown}")
-    return BaselineGuardian(_classifier(kind, model, train=train, pool=pool, device=device, quiet=quiet))
+    return BaselineGuardian(
+        _classifier(kind, model, train=train, development=development, pool=pool, device=device, quiet=quiet)
+    )
 
 
 def _classifier(
-    kind: str, model: str, *, train: Sequence[str], pool: InferencePool, device: str | None, quiet: bool
+    kind: str,
+    model: str,
+    *,
+    train: Sequence[str],
+    development: bool,
+    pool: InferencePool,
+    device: str | None,
+    quiet: bool,
 ) -> Classifier:
     if kind == "tfidf":
         from guardrail_plugin.evals.baselines.tfidf import TfidfClassifier
 
-        return TfidfClassifier(training_sets(train))
+        return TfidfClassifier(training_sets(train, development=development))
     if kind == "minilm":
         from guardrail_plugin.evals.baselines.encoder import EncoderClassifier, MiniLM
 
-        sets = training_sets(train)  # read first: a malformed file should not wait for the weights
+        sets = training_sets(
+            train, development=development
+        )  # read first: a malformed file should not wait for the weights
         return EncoderClassifier(sets, encode=MiniLM(device=device), quiet=quiet)
     if train:
         raise ConfigError("a zero-shot baseline learns from nothing; leave out --train")

@@ -28,7 +28,9 @@ class TrainingSets:
     digest: str
 
 
-def training_sets(sources: Sequence[str], *, rows_per_file: int = ROWS_PER_FILE, seed: int = 0) -> TrainingSets:
+def training_sets(
+    sources: Sequence[str], *, rows_per_file: int = ROWS_PER_FILE, seed: int = 0, development: bool = False
+) -> TrainingSets:
     """Read training rows.
 
     Args:
@@ -36,6 +38,7 @@ def training_sets(sources: Sequence[str], *, rows_per_file: int = ROWS_PER_FILE,
             evaluates on; a file that the suite uses in part gives its other rows.
         rows_per_file: most rows of one file, drawn at random.
         seed: of that draw.
+        development: leave the development files of a folder out, too: the baseline is measured on them.
 
     Raises:
         ConfigError: a source is missing or malformed, or a rail's rows all carry one label.
@@ -44,7 +47,7 @@ def training_sets(sources: Sequence[str], *, rows_per_file: int = ROWS_PER_FILE,
         raise ConfigError("this baseline learns from labelled rows: name TRAIN files or a data folder with --train")
     rows: dict[Rail, list[EvalRow]] = {}
     digest = hashlib.sha256()
-    for found in (found for source in sources for found in _read(source)):
+    for found in (found for source in sources for found in _read(source, development=development)):
         drawn = found if len(found) <= rows_per_file else random.Random(seed).sample(found, rows_per_file)
         for row in drawn:
             rows.setdefault(row.check.rail, []).append(row)
@@ -55,16 +58,17 @@ def training_sets(sources: Sequence[str], *, rows_per_file: int = ROWS_PER_FILE,
     return TrainingSets(rows, digest.hexdigest()[:8])
 
 
-def _read(source: str) -> Iterator[list[EvalRow]]:
+def _read(source: str, *, development: bool) -> Iterator[list[EvalRow]]:
     folder = Path(source)
     if not folder.is_dir():
         yield list(load(EvalFile.parse(source)).rows)
         return
     suite = read_suite()
+    evaluated = suite.files + (suite.development if development else ())
     found = False
     for path in sorted(folder.rglob("*.jsonl")):
         name = path.relative_to(folder).as_posix()
-        taken = [entry for entry in suite.files if entry.path == name]
+        taken = [entry for entry in evaluated if entry.path == name]
         if name in suite.training.skip or any(_whole(entry) for entry in taken):
             continue
         found = True
@@ -80,5 +84,4 @@ def _whole(entry: SuiteEntry) -> bool:
 
 
 def _selected(row: EvalRow, selections: Sequence[EvalFile]) -> bool:
-    text = row.check.query if row.check.query is not None else row.check.text
-    return any(selection.selects(text=text, category=row.category) for selection in selections)
+    return any(selection.selects(text=row.check.text, category=row.category) for selection in selections)

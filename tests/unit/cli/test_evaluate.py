@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from guardrail_plugin.cli import evaluate
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.evals.suite import read_suite
+
 Invoke = Callable[..., Result]
 
 
@@ -43,3 +47,35 @@ def test_development_files_are_a_suites(guardrail: Invoke, tmp_path: Path) -> No
     result = guardrail("evaluate", "mine.jsonl", "--development", "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "name their folder with --suite" in result.stderr
+
+
+def test_a_number_of_responses_that_is_none_is_told_before_the_guardian_is_loaded(
+    guardrail: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(evaluate, "open_session", load)
+    result = guardrail("evaluate", "mine.jsonl", "--out", str(tmp_path / "out"), "--responses", "few")
+    assert result.exit_code == 2
+    assert "a number of queries, or all" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("development", [True, False])
+def test_a_baseline_is_told_what_it_is_measured_on(
+    guardrail: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, development: bool
+) -> None:
+    asked: dict[str, object] = {}
+
+    def open_baseline(*_: object, **options: object) -> None:
+        asked.update(options)
+        raise ConfigError("enough")
+
+    for entry in (*read_suite().files, *read_suite().development):
+        (tmp_path / entry.path).parent.mkdir(exist_ok=True)
+        (tmp_path / entry.path).touch()
+    monkeypatch.setattr("guardrail_plugin.evals.baselines.open_baseline", open_baseline)
+    options = ["--suite", str(tmp_path), "--guardian", "baseline:tfidf", "--train", str(tmp_path)]
+    options += ["--development"] if development else []
+    assert "enough" in guardrail("evaluate", *options, "--out", str(tmp_path / "out")).stderr
+    assert asked["development"] is development

@@ -21,6 +21,8 @@ from guardrail_plugin.observe import AuditLog, RailEvent
 
 pytest.importorskip("guardrail_gateway")
 
+from guardrail_gateway import GatewaySettings
+
 
 def run(*arguments: str, **environment: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, list(arguments), env=environment)
@@ -44,6 +46,27 @@ def test_wrong_options(arguments: list[str], told: str) -> None:
     code, output = run("serve", *arguments)
     assert code == 2
     assert told in output
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"\xff\xfe\x00", "is not UTF-8"), (b"\xef\xbb\xbf# none", "holds no key")]
+)
+def test_a_file_of_keys_in_another_encoding(tmp_path: Path, content: bytes, told: str) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(content)
+    code, output = run("serve", "--keys", str(file))
+    assert (code, told in output) == (2, True)
+
+
+def test_neither_keys_nor_passwords_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[GatewaySettings] = []
+    monkeypatch.setattr("guardrail_gateway.serve", lambda settings, **_: given.append(settings))
+    monkeypatch.setattr("guardrail_plugin.observe.log_json", lambda **_: None)
+    code, output = run("serve", "--upstream", "http://me:secret@there.example/v1", GUARDRAIL_UPSTREAM_KEY="a-key\n")
+    assert code == 0
+    assert "there.example" in output
+    assert "secret" not in output
+    assert given[0].upstream_key == "a-key"
 
 
 def test_help_names_every_endpoint() -> None:

@@ -219,3 +219,41 @@ def test_a_rank_behind_the_first_is_silent(guardrail: Invoke, tmp_path: Path, mo
     assert "No figures per rail" in guardrail(*arguments).stdout
     monkeypatch.setenv("RANK", "1")
     assert guardrail(*arguments).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("stopped_at", "max_steps", "reused"), [(None, 5, True), (5, 5, True), (5, None, False), (5, 9, False)]
+)
+def test_a_stage_that_was_stopped_is_no_stage(
+    tmp_path: Path, stopped_at: int | None, max_steps: int | None, reused: bool
+) -> None:
+    pytest.importorskip("torch")
+    from guardrail_plugin.guardian.format import Layout
+    from guardrail_plugin.guardian.manifest import Manifest
+
+    recipe, folder = tmp_path / "first.toml", tmp_path / "out" / "stage-first"
+    recipe.write_text("seed = 3\n")
+    folder.mkdir(parents=True)
+    layout = Layout(vocab_size=9, end_id=2)
+    taxonomy = [{"code": h.code, "name": h.name, "definition": h.definition} for h in layout.taxonomy]
+    Manifest(
+        name="x", base_model="b", tokenizer_sha256="0", vocab_size=9, end_id=2, token_names=layout.token_names,
+        taxonomy=taxonomy, training=TrainConfig(base="b", seed=3).model_dump(mode="json"),
+        metrics={"rows": 3} if stopped_at is None else {"rows": 3, "stopped_at_step": stopped_at},
+    ).write(folder)  # fmt: skip
+
+    def stage() -> Path | None:
+        later = TrainConfig(base="b", start_from=str(recipe))
+        return first_stage(later, [], out=tmp_path / "out", device=None, max_steps=max_steps, quiet=True)
+
+    if reused:
+        assert stage() == folder
+        return
+    with pytest.raises(ConfigError, match=r"was stopped after 5 steps \(--max-steps\).*--fresh"):
+        stage()
+
+
+def test_a_recipe_that_is_not_utf8_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b'base = "caf\xe9"\n')
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        TrainConfig.from_toml(tmp_path / "mine.toml")

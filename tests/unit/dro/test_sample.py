@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from guardrail_plugin.dro import ChatSplice, Sampling  # noqa: E402
-from guardrail_plugin.dro.sample import Sampler, _choose, stop_ids  # noqa: E402
+from guardrail_plugin.dro.sample import Sampler, _choose, stop_ids, turn_end  # noqa: E402
 from guardrail_plugin.dro.soft_prompt import text_prompt  # noqa: E402
 
 QUERIES = ("Hi", "How do I bake bread?", "What is a kite?", "x", "Tell me about the sea, please.")
@@ -79,6 +79,27 @@ def test_a_stop_token_ends_a_response(llama: tuple[Any, Any]) -> None:
     finally:
         model.generation_config.eos_token_id = before
     assert stopped == tokenizer.decode([first, second])
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("llama-2", "</s>"),
+        ("llama-3", "<|eot_id|>"),
+        ("qwen2", "<|im_end|>"),
+        ("gemma", "<end_of_turn>"),
+        ("phi-3", "<|end|>"),
+    ],
+)
+def test_of_several_stop_tokens_the_turns_own_is_taught(
+    byte_tokenizer: Any, tiny_model: Any, templates: Any, name: str, end: str
+) -> None:
+    one = templates[name]
+    tokenizer = byte_tokenizer(one.template, one.special)
+    model = tiny_model(one.architecture, len(tokenizer), **dict(one.settings))
+    own = tokenizer.convert_tokens_to_ids(end)
+    model.generation_config.eos_token_id = sorted({tokenizer.eos_token_id, own})
+    assert turn_end(model, ChatSplice(tokenizer)) == own
 
 
 @pytest.mark.parametrize(

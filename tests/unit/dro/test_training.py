@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from guardrail_plugin.dro import (  # noqa: E402
     soft_coordinates,
     train,
     train_vanilla,
+    vanilla,
 )
 from guardrail_plugin.dro.loop import optimise  # noqa: E402
 from guardrail_plugin.dro.soft_prompt import text_prompt  # noqa: E402
@@ -219,7 +221,8 @@ def test_settings_from_toml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         Config.from_toml(tmp_path / "typo.toml")
     (tmp_path / "broken.toml").write_text("= 2\n")
-    for name in ("broken.toml", "absent.toml"):
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
+    for name in ("broken.toml", "absent.toml", "latin.toml"):
         with pytest.raises(ConfigError):
             Config.from_toml(tmp_path / name)
 
@@ -251,3 +254,33 @@ def test_answers_are_sorted_into_desired_and_undesired() -> None:
         ("I can't say.", False),
     ]
     assert "cannot" not in repr(harmful[0])
+
+
+def test_parts_of_a_batch_of_answers_add_up_by_their_tokens(llama: tuple[Any, Any]) -> None:
+    answers = [Answer("burn the car", "No. " * length, desired=True) for length in (1, 2, 9, 1)]
+    answers += [Answer("paint the car", "I cannot.", desired=False)]
+    runs = []
+    for accumulation in (1, 2):
+        config = Config(batch_size=5, epochs=3, learning_rate=0.05, accumulation=accumulation)
+        runs.append(train_vanilla(*llama, answers, init=INIT, config=config, quiet=True))
+    assert torch.allclose(runs[0].vectors, runs[1].vectors, atol=1e-4)
+    assert runs[0].info.history[0]["loss"] == pytest.approx(runs[1].info.history[0]["loss"], rel=1e-5)
+
+
+def test_another_models_checkpoint_is_not_resumed(llama: tuple[Any, Any], anchor: Anchor) -> None:
+    """An adapter leaves the embeddings as they are, and a model from a folder has no name."""
+    model, tokenizer = llama
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight += 0.1
+    splice = ChatSplice(tokenizer)
+    initial = text_prompt(model, splice.content_ids(INIT))
+    assert torch.equal(initial, text_prompt(other, splice.content_ids(INIT)))
+    answers = [Answer("burn the car", "No.", desired=True)]
+    of_dro = [_problem((one, tokenizer), anchor, initial).fingerprint for one in (model, other, copy.deepcopy(model))]
+    of_vanilla = [
+        vanilla._VanillaProblem(one, splice, answers, end_id=1, undesired_weight=1.0).fingerprint
+        for one in (model, other, copy.deepcopy(model))
+    ]
+    for mine, others, mine_again in (of_dro, of_vanilla):
+        assert mine == mine_again != others

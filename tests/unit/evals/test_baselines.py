@@ -135,6 +135,23 @@ def test_a_folder_gives_its_files_less_the_suite(write_jsonl, tmp_path):
     assert texts == {*BAD, *GOOD, "kept"}
 
 
+def test_what_is_measured_on_the_development_files_learns_from_none_of_them(write_jsonl, tmp_path):
+    whole = next(entry for entry in read_suite().development if entry.held_out == 1)
+    part = next(entry for entry in read_suite().development if entry.held_out < 1)
+    write_jsonl("data/mixed/own.jsonl", rows())
+    write_jsonl(f"data/{whole.path}", [{"text": "measured", "harmful": True}])
+    write_jsonl(f"data/{part.path}", [{"text": f"row {i}", "harmful": True} for i in range(300)])
+    folder = [str(tmp_path / "data")]
+
+    learnt = {row.check.text for row in training_sets(folder, development=True).rows["input"]}
+
+    measured = part.file(tmp_path / "data")
+    assert {*BAD, *GOOD} < learnt
+    assert "measured" not in learnt
+    assert not any(measured.selects(text=text, category=None) for text in learnt - {*BAD, *GOOD})
+    assert "measured" in {row.check.text for row in training_sets(folder).rows["input"]}
+
+
 def test_no_row_of_the_held_out_share_is_learnt(write_jsonl, tmp_path):
     [entry] = [entry for entry in read_suite().files if entry.held_out < 1]
     injected = [{"text": f"tool output {i}", "harmful": bool(i % 2)} for i in range(200)]

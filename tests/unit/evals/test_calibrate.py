@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, GuardianError
 from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.evals.calibrate import calibrate, most_false_positives, threshold_for
@@ -116,6 +119,23 @@ def test_rows_without_a_verdict_count_as_flagged(fit):
     [rail] = fit(guardian=ScriptedGuardian(judge), max_fpr=0.02).rails
 
     assert (rail.failed, rail.false_positives) == (1, 1)
+
+
+def test_rows_read_in_part_only_count_as_flagged_since_policies_block_them(fit):
+    def judge(check):
+        found = verdict(risk=float(check.text.partition("risk=")[2]))
+        return replace(found, truncated=check.text.startswith(("text 7 ", "text 450 ")))
+
+    found = fit(guardian=ScriptedGuardian(judge), max_fpr=0.02)
+
+    [rail] = found.rails
+    assert rail.truncated == 2
+    assert rail.false_positives <= 8
+    policy = Policy.from_toml(found.toml())
+    rows = [(judge(Check(row["text"])), row["harmful"]) for row in traffic()]
+    blocked = [label for one, label in rows if policy.action(one) == "block"]
+    assert (blocked.count(False), blocked.count(True)) == (rail.false_positives, rail.hits)
+    assert "2 rows were read in part only" in found.toml()
 
 
 def test_a_guardian_that_flags_too_much_whatever_the_threshold_is_an_error(fit):

@@ -113,6 +113,20 @@ def test_sets_made_from_other_files_are_refused(run):
         compare_runs(first, second)
 
 
+@pytest.mark.parametrize("rows_left", [200, 150])
+def test_scores_of_an_evaluation_that_was_cut_short_are_not_taken_for_those_of_the_results(run, rows_left):
+    folder, other = run("a", noise=0.3), run("b", noise=0.3)
+    for name in ("one", "two"):  # what another guardian's run into the same folder leaves when it is killed
+        for ending in ("jsonl", "meta.json") if rows_left == 200 else ("jsonl",):
+            text = (other / "scores" / f"{name}.{ending}").read_text(encoding="utf-8")
+            (folder / "scores" / f"{name}.{ending}").write_text(
+                "\n".join(text.splitlines()[:rows_left]) + "\n", encoding="utf-8"
+            )
+
+    with pytest.raises(ConfigError, match=r"a: the scores of one are not those that results\.json was made of"):
+        compare_runs(folder, other, count=100)
+
+
 def test_runs_without_a_common_set_are_refused(run):
     with pytest.raises(ConfigError, match="no set in common"):
         compare_runs(run("a", noise=0.3, sets=("one",)), run("b", noise=0.3, sets=("two",)))

@@ -8,7 +8,8 @@ import pytest
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.evals.dataset import EvalFile, load
-from guardrail_plugin.training.rows import Example, held_out
+from guardrail_plugin.training.config import Source
+from guardrail_plugin.training.rows import Example, held_out, load_source
 
 
 def row(**fields):
@@ -137,6 +138,17 @@ def test_the_held_out_share_is_the_one_that_training_holds_out(write_jsonl):
     kept = [found.check.text for found in load(EvalFile(path, held_out=0.1)).rows]
 
     assert kept == [text for text in texts if held_out(Example(text, True), 0.1)]
+    assert 20 <= len(kept) <= 60
+
+
+def test_of_answers_too_the_held_out_share_is_the_one_that_training_holds_out(write_jsonl, tmp_path):
+    pairs = [{"text": f"q {i % 20}", "response": f"answer {i}", "response_harmful": bool(i % 2)} for i in range(400)]
+    path = write_jsonl("pairs.jsonl", pairs)
+
+    kept = [found.check.text for found in load(EvalFile(path, held_out=0.1)).rows]
+
+    trained_on = load_source(Source(path=path.name, rail="output"), [tmp_path])
+    assert kept == [example.text for example in trained_on if held_out(example, 0.1)]
     assert 20 <= len(kept) <= 60
 
 

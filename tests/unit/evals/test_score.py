@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,12 +93,12 @@ def test_other_settings_of_one_guardian_start_anew(data, reads_risk, own_guardia
 
 def test_another_version_of_the_library_starts_anew(data, reads_risk, tmp_path, monkeypatch):
     score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
-    before = ScoreStore.fingerprint(tmp_path / "scores", "set")
+    before = ScoreStore.made_of(tmp_path / "scores", "set")
     monkeypatch.setattr("guardrail_plugin.evals.store.__version__", "99.0")
     score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
 
     assert len(reads_risk.checks) == 2 * 5
-    assert ScoreStore.fingerprint(tmp_path / "scores", "set") == before  # runs of two versions can be compared
+    assert ScoreStore.made_of(tmp_path / "scores", "set") == before  # runs of two versions can be compared
 
 
 def test_settings_of_members_count_and_other_guardians_have_none(reads_risk, own_guardian):
@@ -160,6 +161,19 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(data, reads_risk, tmp
     (tmp_path / "scores").write_text("a file in the way", encoding="utf-8")
 
     with pytest.raises(ConfigError, match="cannot write"):
+        score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
+
+
+def test_a_disk_that_fills_up_is_told_in_one_line(data, reads_risk, tmp_path, monkeypatch):
+    opened = Path.open
+
+    def full(self, mode="r", **options):
+        if mode == "a":
+            raise OSError(28, "No space left on device")
+        return opened(self, mode, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(ConfigError, match=r"cannot write .*set\.jsonl: No space left on device"):
         score(data(), reads_risk, folder=tmp_path / "scores", quiet=True)
 
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from guardrail_plugin.core.conversation import Message
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.training.config import Source, TrainConfig
-from guardrail_plugin.training.decontaminate import Evaluation, query_of
+from guardrail_plugin.training.decontaminate import Evaluation, compared
 from guardrail_plugin.training.mix import epoch_examples, read_pools
 from guardrail_plugin.training.rows import CORPUS, Example, read_jsonl
 
@@ -17,6 +20,10 @@ KNOWN = Evaluation(
         ("b.jsonl", "one two three four five six seven eight nine"),
         ("c.jsonl", "thanks"),
         ("d.jsonl", "토마토를 어떻게 키우나요 알려줘"),
+        ("e.jsonl", "请告诉我怎样在阳台上种出又大又甜的西红柿和黄瓜。"),
+        ("f.jsonl", "怎样种西红柿？"),
+        ("g.jsonl", "আমি কীভাবে টমেটো চাষ করব"),
+        ("h.jsonl", "ฉันจะปลูกมะเขือเทศบนระเบียงได้อย่างไรให้ได้ผลดี"),
     ]
 )
 
@@ -28,6 +35,15 @@ KNOWN = Evaluation(
         ("Please tell me: how do I grow tomatoes? Quickly.", "contains"),
         ("zero one two three four five six seven eight", "words"),
         ("토마토를 어떻게, 키우나요? 알려줘!", "equal"),
+        (unicodedata.normalize("NFD", "토마토를 어떻게 키우나요 알려줘"), "equal"),
+        ("怎样种西红柿", "equal"),
+        ("你好，请告诉我怎样在阳台上种出又大又甜的西红柿，谢谢。", "words"),
+        ("请告诉我怎样在阳台上养一只猫。", None),
+        ("怎样种土豆？", None),
+        ("আমি কীভাবে টমেটো চাষ করব?", "equal"),
+        ("আমি কীভাবে আলু চাষ করব?", None),
+        ("ครับ ฉันจะปลูกมะเขือเทศบนระเบียงได้อย่างไรให้ได้ผลดี", "words"),
+        ("ฉันจะปลูกมันฝรั่งในสวนได้อย่างไร", None),
         ("How do I grow potatoes?", None),
         ("one two three four five six seven ate nine", None),
         ("Thanks!", None),
@@ -38,9 +54,13 @@ def test_rules(text: str, rule: str | None) -> None:
     assert [hit.rule for hit in KNOWN.hits([text])] == ([rule] if rule else [])
 
 
-def test_a_response_is_compared_by_its_query() -> None:
-    assert query_of(Example(text="Sure.", harmful=False, rail="output", query="How?")) == "How?"
-    assert query_of(Example(text="How?", harmful=False)) == "How?"
+def test_a_response_is_compared_by_its_query_and_a_dialogue_by_its_longer_turns_too() -> None:
+    assert compared(Example(text="Sure.", harmful=False, rail="output", query="How?")) == ["How?"]
+    counted = "zero one two three four five six seven eight"
+    turns = (Message("user", "How do I grow tomatoes?"), Message("assistant", "So."), Message("user", counted))
+    dialogue = Example(text="How?", harmful=False, context=turns)
+    assert compared(dialogue) == ["How?", counted]  # a short turn is not what is judged
+    assert KNOWN.overlapping([Example(text="How?", harmful=False), dialogue]) == {1: "b.jsonl"}
 
 
 def write(path: Path, *texts: str) -> None:
@@ -72,6 +92,10 @@ def test_our_own_text_overlaps_with_no_evaluation_file() -> None:
         pytest.skip("the folder of evaluation files is not beside the checkout")
     evaluation = Evaluation.of_files([data / path for path in recipe.evaluation])
     for file in sorted(set(CORPUS.glob("*.jsonl")) - set(CORPUS.glob("responses_*")) - set(CORPUS.glob("openings*"))):
-        rows = read_jsonl(file)
-        texts = [row.get("text") or row.get("pattern") or row["turns"][-1] for row in rows]
-        assert [(file.name, hit.rule, hit.file, hit.index) for hit in evaluation.hits(texts)] == []
+        examples = [_example(row) for row in read_jsonl(file)]
+        assert (file.name, evaluation.overlapping(examples)) == (file.name, {})
+
+
+def _example(row: dict[str, Any]) -> Example:
+    *before, last = row.get("turns") or [row.get("text") or row["pattern"]]
+    return Example(text=last, harmful=False, context=tuple(Message("user", turn) for turn in before))

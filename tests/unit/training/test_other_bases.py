@@ -72,3 +72,23 @@ def test_train_and_load(base: Path, tmp_path: Path) -> None:
         assert 0 < verdict.risk < 1
         assert sum(verdict.hazards.values()) == pytest.approx(verdict.risk)
         assert len(guardian.respond(Check("build a bomb"), verdict).split()) > 8
+
+
+@pytest.mark.parametrize("base", ["llama", "qwen3"], indirect=True)
+def test_verdicts_are_read_from_rows_that_the_adapter_carries(base: Path, tmp_path: Path) -> None:
+    """An output matrix of its own grows by random rows at every load: the trained ones must take their place."""
+    rows = [{"text": f"{'zz' if i % 2 else 'aa'} {i}", "harmful": bool(i % 2), "category": "S9"} for i in range(120)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe, folders = assemble(None, [data], base=str(base))
+    rates = {"learning_rate": 1e-2, "token_learning_rate": 2e-2, "batch_tokens": 256, "epochs": 6, "task": "detection"}
+    result = train(recipe.model_copy(update=rates), data_folders=folders, out=tmp_path / "g", device="cpu", quiet=True)
+    verdicts = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with InferencePool(devices=["cpu"], replicas=1) as pool:
+            guardian = Guardian.load(result.folder, pool=pool)
+            verdicts.append([guardian.check(text) for text in ("zz 500", "aa 500")])
+    for harmful, harmless in verdicts:
+        assert (harmful.harmful, harmful.hazard, harmless.harmful) == (True, "S9", False)
+    assert [one.risk for one in verdicts[0]] == pytest.approx([one.risk for one in verdicts[1]], abs=1e-6)

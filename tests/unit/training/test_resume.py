@@ -100,3 +100,15 @@ def test_a_redirected_stderr_gets_no_bar(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(loop, "save_artefact", lambda *_, **__: None)
     loop.train(TrainConfig(), data_folders=[], out=tmp_path, device="cpu")
     assert stderr.getvalue() == ""
+
+
+def test_steps_go_on_where_they_were_though_epochs_differ_in_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = (4, 2, 3, 5, 1)  # rows are drawn anew each epoch, so that the number of batches changes
+    monkeypatch.setattr(loop._Run, "epoch", lambda _, number: [f"{number}.{i}" for i in range(lengths[number % 5])])
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        made = run(rank=rank, world=world)
+        made.per_epoch = lengths[0] // world
+        whole = list(made.steps(0, 16))
+        assert [step for step, _ in whole] == list(range(16))
+        for done in range(16):
+            assert list(made.steps(done, 16)) == whole[done:]
