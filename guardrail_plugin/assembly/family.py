@@ -64,9 +64,12 @@ def load_family(
 
     Raises:
         ConfigError: no family or several claim it, the named one does not fit, or its template is broken.
+        ModelNotFoundError: the folder holds no safetensors.
     """
     folder = model_folder(found)
-    beside = folder if base is None else model_folder(locate(str(base), offline=offline))
+    if not any(folder.glob("*.safetensors")):
+        raise ModelNotFoundError(f"{folder} holds no *.safetensors: pickled weights are not loaded, convert them first")
+    beside = folder if base is None else model_folder(locate(str(base), offline=offline, weights=False))
     files = GuardFiles.read(folder, tokenizer_folder=beside)
     checkpoint = _checkpoint(found.model_id, files)
     kind = recognise(checkpoint) if family is None else family_kind(family)
@@ -115,7 +118,7 @@ def load_remote(
     template = files.render if files is not None and files.chat_template else None
     built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=options))
     # The labels' ids are this tokenizer's own, so every guardian has a replica of its own.
-    guardian_id = _guardian_id(kind, shown_address(address), options)
+    guardian_id = _guardian_id(kind, shown_address(address), options, tokenizer="" if files is None else _named(files))
     pool.register(guardian_id, RemoteFactory(address, codec=tokenizer))
     return Made(built, guardian_id, guardian_id, kind.canary)
 
@@ -137,15 +140,22 @@ def _tokenizer_folder(base: str | Path, *, offline: bool) -> Path:
     path = Path(base).expanduser()
     if (path / "tokenizer.json").is_file():
         return path
-    folder = model_folder(locate(str(base), offline=offline))
+    folder = model_folder(locate(str(base), offline=offline, weights=False))
     if not (folder / "tokenizer.json").is_file():
         raise ModelNotFoundError(f"{folder} holds no tokenizer.json")
     return folder
 
 
-def _guardian_id(kind: FamilyKind, key: str, options: FamilyOptions) -> str:
+def _named(files: GuardFiles) -> str:
+    """Return what tells one tokenizer and template from another."""
+    digest = hashlib.sha256(files.chat_template.encode())
+    digest.update((files.folder / "tokenizer.json").read_bytes())
+    return digest.hexdigest()
+
+
+def _guardian_id(kind: FamilyKind, key: str, options: FamilyOptions, *, tokenizer: str = "") -> str:
     name = f"{kind.name}/{key}"
-    if options == FamilyOptions():
+    if options == FamilyOptions() and not tokenizer:
         return name
     asked = repr((options.hazards, options.policy_text, options.labels and dict(options.labels), options.strictness))
-    return f"{name}+{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    return f"{name}+{hashlib.sha256((asked + tokenizer).encode()).hexdigest()[:8]}"

@@ -44,11 +44,13 @@ def load_own(
     merged = not (folder / ADAPTER_FILE).is_file() and (folder / MERGED_FILE).is_file()
     base_folder = folder if merged and base is None else _base_folder(folder, manifest, base=base, offline=offline)
     key = keyed(f"{manifest.name}-{_short_hash(folder / (MERGED_FILE if merged else ADAPTER_FILE))}", dtype)
+    # On a base of the caller's own the weights are others.
+    model_key = key if merged or base is None else f"{key}@{_text_hash(str(base_folder.resolve()))}"
     load = partial(_load_merged_folder, folder, dtype) if merged else partial(_load, base_folder, folder, dtype)
     tokenizer = _tokenizer(base_folder, manifest, folder)
-    pool.register(key, SharedWeights(load, first_suppressed=manifest.vocab_size))
+    pool.register(model_key, SharedWeights(load, first_suppressed=manifest.vocab_size))
     stands_on = None if merged else _base_named(manifest, base)
-    return Made(OwnFamily(manifest.layout, tokenizer), key, key, manifest=manifest, base=stands_on)
+    return Made(OwnFamily(manifest.layout, tokenizer), model_key, key, manifest=manifest, base=stands_on)
 
 
 def load_own_remote(
@@ -128,15 +130,23 @@ def _manifest(folder: Path, options: FamilyOptions) -> Manifest:
 
 
 def _base_folder(folder: Path, manifest: Manifest, *, base: str | Path | None, offline: bool) -> Path:
-    model = str(base) if base is not None else manifest.base_model
-    return model_folder(locate(model, revision=manifest.base_revision, offline=offline))
+    model = manifest.base_model if base is None else str(base)
+    return model_folder(locate(model, revision=_base_revision(manifest, model), offline=offline))
+
+
+def _base_revision(manifest: Manifest, model: str) -> str | None:
+    """Return the revision that the manifest names; it is one of its own base's repository and of no other."""
+    return manifest.base_revision if model == manifest.base_model else None
 
 
 def _base_named(manifest: Manifest, base: str | Path | None) -> str:
     """Return the base as people name it, with its revision; a folder by its full path."""
     name = manifest.base_model if base is None else str(base)
     folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else f"{name}@{manifest.base_revision}"
+    if folder.is_dir():
+        return str(folder.resolve())
+    revision = _base_revision(manifest, name)
+    return name if base is not None and revision is None else f"{name}@{revision}"
 
 
 def _tokenizer(base_folder: Path, manifest: Manifest, folder: Path) -> FastContentTokenizer:
@@ -161,6 +171,10 @@ def _load(base: Path, adapter: Path, dtype: Dtype, *, device: str) -> Any:
 
 def _load_merged_folder(folder: Path, dtype: Dtype, *, device: str) -> Any:
     return load_causal_lm(folder, device=device, dtype=torch_dtype(dtype, device))
+
+
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _short_hash(file: Path) -> str:

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class GuardrailError(Exception):
-    """Root of every error that this library raises on purpose."""
+    """Root of every error that this library raises on purpose. Survives pickling: pools of processes need that."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Have it made anew from its message and its fields: what its class is built with is not what it keeps."""
+        return _made_anew, (type(self), self.args, dict(vars(self)))
 
 
 class ConfigError(GuardrailError, ValueError):
@@ -140,6 +144,13 @@ class SoftPromptMismatch(GuardrailError):
         self.expected = expected
         self.got = got
         super().__init__(f"soft prompt and model differ in {field}: expected {expected!r}, got {got!r}")
+
+
+def _made_anew(kind: type[GuardrailError], args: tuple[object, ...], fields: dict[str, object]) -> GuardrailError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

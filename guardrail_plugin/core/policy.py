@@ -18,7 +18,7 @@ Probability: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=Fa
 OnBlock: TypeAlias = Literal["respond", "raise"]
 OnFailure: TypeAlias = Literal["block", "allow", "raise"]
 
-Cause: TypeAlias = Literal["risk", "hazard", "truncated"]
+Cause: TypeAlias = Literal["risk", "hazard", "truncated", "incomplete"]
 """What a policy acted on: the risk as a whole, one hazard with a threshold of its own, or a text too long to judge."""
 
 _STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
@@ -87,7 +87,7 @@ class Policy(_Strict):
     on_truncated: Action = "block"
     timeout_s: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 30.0
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, /, **settings: Any) -> None:
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -101,8 +101,16 @@ class Policy(_Strict):
         """Return what to do about a verdict, and which rule says so.
 
         A hazard with a threshold of its own is judged alone; the others are judged by their sum against the
-        rail's threshold. That a text was too long is the cause only where nothing else was met.
+        rail's threshold. That a text was too long is the cause only where nothing else was met. A verdict that lacks a
+        member's blocks what it would let pass (cause ``"incomplete"``), unless ``on_failure`` is ``"allow"``.
         """
+        judged = [self._alone(one) for one in (verdict, *verdict.members)]
+        ruling = max(judged, key=lambda one: _STRICTNESS[one.action])
+        if verdict.incomplete and ruling.action == "allow" and self.on_failure != "allow":
+            return replace(ruling, action="block", cause="incomplete")
+        return ruling
+
+    def _alone(self, verdict: Verdict) -> Ruling:
         ruling = max(self._met(verdict), key=lambda one: _STRICTNESS[one.action])
         if not verdict.truncated or _STRICTNESS[self.on_truncated] <= _STRICTNESS[ruling.action]:
             return ruling
@@ -165,7 +173,7 @@ class Policy(_Strict):
             settings = tomllib.loads(text)
         except OSError as error:
             raise ConfigError(f"cannot read the policy file {name}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"{name} is not valid TOML: {error}") from None
         return cls(**settings).check_codes(taxonomy)
 

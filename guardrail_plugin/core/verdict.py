@@ -32,6 +32,9 @@ class Verdict:
         windows: number of overlapping windows and views that were scored; the verdict is the worst of them.
         truncated: part of the text was not looked at (only with an explicit window budget; never silently).
         native_label: the guardian family's own label where it differs from ours.
+        members: of several guardians that are asked as one, where any of them suffices to stop a text: all verdicts.
+            A policy acts on the strictest.
+        incomplete: one of them gave no verdict: what this one lets pass has not been judged.
     """
 
     harmful: bool
@@ -45,6 +48,8 @@ class Verdict:
     windows: int = 1
     truncated: bool = False
     native_label: str | None = None
+    members: tuple[Verdict, ...] = ()
+    incomplete: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.risk <= 1.0:  # also refuses NaN

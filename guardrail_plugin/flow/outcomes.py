@@ -75,7 +75,7 @@ def describe(outcome: Outcome, *, policy_version: str) -> dict[str, object]:
     """Return an outcome as plain JSON types without any text: for traces, logs and ``response_metadata``.
 
     ``threshold`` is the guardian's own; ``policy_threshold`` the one that the policy went by, and ``acted_on`` what it
-    acted on: ``"risk"``, the code of a hazard with a threshold of its own, ``"truncated"``, or ``None`` for nothing.
+    acted on: ``"risk"``, the code of a hazard with a threshold of its own, ``"truncated"``, ``"incomplete"``, ``None``.
     """
     verdict: dict[str, object] = {"harmful": None, "risk": None, "hazard": None}
     if outcome.verdict is not None:

@@ -175,6 +175,8 @@ def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = N
             return Allowed(check.rail, verdict, ruling=ruling)
         if isinstance(answer, str) and answer.strip() and answer != "block":
             return Edited(check.rail, answer, verdict, ruling=ruling)
+    if ruling.cause == "incomplete":
+        return unjudged(GuardianError("one of the guardians gave no verdict"), rail=check.rail, rules=rules)
     if ruling.cause == "truncated":
         verdict = replace(verdict, hazard=None)  # what was judged of the text accuses nobody of anything
     if rules.policy.on_block == "raise":

@@ -123,6 +123,9 @@ def _judged(check: Check, *, rules: Rules, must_ask: bool, reasons: _Reasons) ->
         error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
         return _without_verdict(error, check=check, rules=rules, must_ask=must_ask, reason=reasons.unjudged)
     ruling = rules.policy.ruling(answer)
+    if ruling.cause == "incomplete":
+        lacking = GuardianError("one of the guardians gave no verdict")
+        return _without_verdict(lacking, check=check, rules=rules, must_ask=must_ask, reason=reasons.unjudged)
     action: Action = ruling.action
     if action == "allow" and must_ask:
         action = "escalate"

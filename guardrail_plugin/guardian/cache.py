@@ -167,7 +167,7 @@ class CachedGuardian(WrappedGuardian):
             until = self._clock() + (float("inf") if self._ttl_s is None else self._ttl_s)
             for key, index in firsts.items():
                 outcome = answers[index]
-                if key is not None and isinstance(outcome, Verdict):
+                if key is not None and isinstance(outcome, Verdict) and not outcome.incomplete:
                     self._kept[key] = (until, replace(outcome, seconds=0.0))
                     self._kept.move_to_end(key)
             while len(self._kept) > self._max_entries:

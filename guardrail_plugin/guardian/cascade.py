@@ -47,11 +47,13 @@ class CascadeGuardian:
     """Judges with the cheap guardian; a risk inside the band goes on to the second. Safe to share between threads.
 
     The time budget is shared: the second guardian gets what the first has left, and is not asked at all when its usual
-    time (a running mean) is more than that. On rails that the cheap guardian does not serve, the second one is asked.
+    time is more than that: a running mean, which shrinks whenever it is not asked, so that it is tried again. On rails
+    that the cheap guardian does not serve, the second one is asked.
 
     Args:
         band: ``(low, high)``: the cheap verdict stands below ``low`` and from ``high`` on.
         on_second_failure: ``"error"`` (default, closed) or ``"cheap"``: the cheap verdict, by its own threshold.
+            A ``CachedGuardian`` around such a cascade would keep it: cache the two guardians instead.
         clock: monotonic seconds.
 
     Raises:
@@ -139,6 +141,11 @@ class CascadeGuardian:
     def _unsure(self, outcome: CheckOutcome) -> bool:
         return isinstance(outcome, Verdict) and self.band[0] <= outcome.risk < self.band[1]
 
+    def _not_asked(self) -> None:
+        """Expect less of the second guardian's time: one slow spell must not keep it from being asked for ever."""
+        with self._lock:
+            self._usual_s *= 1 - _SMOOTHING
+
     def _count(self, done: CascadeStats) -> None:
         with self._lock:
             was = self._stats
@@ -181,6 +188,7 @@ class _Run:
         left = self.left()
         if left is None or left > self._cascade._usual_s:
             return True
+        self._cascade._not_asked()
         self.lost(GuardianTimeout(self._timeout_s or 0.0))
         return False
 

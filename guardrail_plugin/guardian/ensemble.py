@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.errors import ConfigError, GuardianError, GuardrailError
+from guardrail_plugin.core.errors import ConfigError, GuardianError, GuardrailError, PoolError
 from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import Rail, Verdict
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol, rails_of, taxonomy_of
@@ -25,7 +25,8 @@ class EnsembleGuardian:
     ``max`` and ``min`` take the verdict that is furthest above, or below, its own guardian's threshold, in log-odds:
     members need not mean the same by a risk. ``mean`` averages risks and thresholds.
 
-    Closed: a member without a verdict makes the outcome an error, unless ``max`` has a harmful verdict already.
+    Closed: a member without a verdict makes the outcome an error, unless ``max`` has a harmful verdict already; a
+    policy that would let that one pass treats it as a failure. With ``max`` a policy acts on the strictest member's.
     The first member that serves the rail writes the safeguard responses.
 
     Raises:
@@ -65,17 +66,20 @@ class EnsembleGuardian:
         """Ask one member after the other; each gets what is left of the time."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         asked = [self._asked(member, checks) for member in self.members]
-        given = []
+        given: list[list[CheckOutcome]] = []
         for member, places in zip(self.members, asked, strict=True):
             left = None if until is None else max(until - time.monotonic(), 0.001)
-            given.append(member.check_many([checks[i] for i in places], timeout_s=left) if places else [])
+            try:
+                given.append(member.check_many([checks[i] for i in places], timeout_s=left) if places else [])
+            except (GuardianError, PoolError) as error:  # its part alone has no verdict: another may have found harm
+                given.append([error] * len(places))
         return self._outcomes(checks, asked, given)
 
     async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Ask all members at the same time. Cancellation: all of them are cancelled."""
         asked = [self._asked(member, checks) for member in self.members]
         tasks = [
-            asyncio.ensure_future(member.acheck_many([checks[i] for i in places], timeout_s=timeout_s))
+            asyncio.ensure_future(_aask(member, [checks[i] for i in places], timeout_s))
             for member, places in zip(self.members, asked, strict=True)
         ]
         try:
@@ -118,13 +122,25 @@ class EnsembleGuardian:
         failure = next((one for one in outcomes if isinstance(one, GuardrailError)), None)
         if failure is not None and not (self._any_harm and any(one.harmful for one in verdicts)):
             return failure
-        made = self._combine(verdicts)
-        return _signed(made, self._id, verdicts)
+        made = _signed(self._combine(verdicts), self._id, verdicts)
+        if not self._any_harm:
+            return made
+        return replace(made, members=tuple(verdicts), incomplete=made.incomplete or failure is not None)
 
 
 def margin(verdict: Verdict) -> float:
     """Return how far a risk is above its threshold, in log-odds."""
     return _log_odds(verdict.risk) - _log_odds(verdict.threshold)
+
+
+async def _aask(member: GuardianProtocol, checks: Sequence[Check], timeout_s: float | None) -> list[CheckOutcome]:
+    """Return a member's answers; where it gives none at all, its error for each check."""
+    if not checks:
+        return []
+    try:
+        return await member.acheck_many(checks, timeout_s=timeout_s)
+    except (GuardianError, PoolError) as error:
+        return [error] * len(checks)
 
 
 def _furthest(verdicts: Sequence[Verdict]) -> Verdict:
@@ -153,6 +169,7 @@ def _signed(verdict: Verdict, guardian_id: str, verdicts: Sequence[Verdict]) -> 
         seconds=max(one.seconds for one in verdicts),
         windows=sum(one.windows for one in verdicts),
         truncated=any(one.truncated for one in verdicts),
+        incomplete=any(one.incomplete for one in verdicts),
     )
 
 

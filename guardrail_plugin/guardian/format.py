@@ -12,7 +12,7 @@ response (Figure 1); its exact template is not public. This one is ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from guardrail_plugin.core.conversation import Check, Message
@@ -21,6 +21,7 @@ from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.guardian.tokenizer import ContentTokenizer
 
 SAFE = "safe"
+_CHARACTERS_PER_TOKEN = 16  # more than words take; what is left out of longer tokens is the middle anyway
 _CONTROLS = ("input", "output", "tool_call", "tool_output", "turn", "verdict", "respond")
 _TASK_OF_RAIL: Mapping[Rail, str] = {
     "input": "input",
@@ -108,7 +109,7 @@ def _before(layout: Layout, tokenizer: ContentTokenizer, check: Check) -> list[i
     if check.query is None:
         return _context(layout, tokenizer, check.context, room=layout.context_tokens)
     # Without earlier turns this is the trained prompt to the letter; with them the query has the first claim.
-    query = [*ends(tokenizer.encode(check.query), layout.context_tokens), turn]
+    query = [*encoded_ends(tokenizer.encode, check.query, layout.context_tokens), turn]
     return [*_context(layout, tokenizer, check.context, room=layout.context_tokens - len(query)), *query]
 
 
@@ -117,12 +118,23 @@ def _context(layout: Layout, tokenizer: ContentTokenizer, turns: Sequence[Messag
     turn = layout.control("turn")
     kept: list[list[int]] = []
     for message in reversed(turns):
-        ids = ends(tokenizer.encode(message.text), layout.context_tokens // 2)
+        ids = encoded_ends(tokenizer.encode, message.text, layout.context_tokens // 2)
         if len(ids) + 1 > room:
             break
         room -= len(ids) + 1
         kept.append([*ids, turn])
     return [i for ids in reversed(kept) for i in ids]
+
+
+def encoded_ends(encode: Callable[[str], list[int]], text: str, most: int) -> list[int]:
+    """Return the ids of a text cut to ``most`` as ``ends`` cuts them. Of a long text only the ends are tokenised:
+    it stands in front of every window, and is none of them.
+    """
+    reach = _CHARACTERS_PER_TOKEN * most
+    if len(text) <= 2 * reach:
+        return ends(encode(text), most)
+    head, tail = encode(text[:reach]), encode(text[-reach:])
+    return [*head[: most // 2], *tail[max(0, len(tail) - (most - most // 2)) :]]
 
 
 def ends(ids: Sequence[int], most: int) -> list[int]:

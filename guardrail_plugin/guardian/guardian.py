@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.conversation import Check, Message
-from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.core.errors import ConfigError, GuardianError, GuardrailError, InputError, PoolError
 from guardrail_plugin.core.hazards import Taxonomy
 from guardrail_plugin.core.verdict import Rail, Verdict
-from guardrail_plugin.guardian.canaries import canaries, refuse_if_blind
+from guardrail_plugin.guardian.asking import aask, ask, budget
+from guardrail_plugin.guardian.canaries import canaries, harmful_for, refuse_if_blind
+from guardrail_plugin.guardian.doors import Doors
 from guardrail_plugin.guardian.families.own import OwnFamily
 from guardrail_plugin.guardian.families.protocol import Family
 from guardrail_plugin.guardian.judging import Judge, calibrated
@@ -28,11 +26,9 @@ from guardrail_plugin.guardian.responding import (
     written,
 )
 from guardrail_plugin.guardian.tokenizer import ContentTokenizer
-from guardrail_plugin.pool.protocol import GenerateRequest, ScoreRequest
+from guardrail_plugin.pool.protocol import GenerateRequest
 
 if TYPE_CHECKING:
-    from guardrail_plugin.guardian.cascade import CascadeGuardian
-    from guardrail_plugin.guardian.ensemble import Combine, EnsembleGuardian
     from guardrail_plugin.pool import InferencePool
 
 __all__ = ["Guardian", "calibrated", "conversation"]
@@ -40,11 +36,8 @@ __all__ = ["Guardian", "calibrated", "conversation"]
 WARM_UP_S = 120.0
 """Longest that the first check may take: weights are read in it."""
 
-_Step: TypeAlias = Callable[[], list[ScoreRequest]]
-_LEAST_S = 0.001  # a budget that is spent still reaches the pool, which then says so
 
-
-class Guardian:
+class Guardian(Doors):
     """A small language model that detects harmful text and answers it. Safe to share between threads and event loops.
 
     Use ``Guardian.load``; the constructor takes the parts that it puts together: ``family`` for a guard model of any
@@ -97,130 +90,6 @@ class Guardian:
         self._pool = pool
         self._model_key = model_key
 
-    @classmethod
-    def load(
-        cls,
-        model: str | Path | None = None,
-        *,
-        pool: InferencePool | None = None,
-        base: str | Path | None = None,
-        max_windows: int = 64,
-        offline: bool = False,
-        family: str | None = None,
-        hazards: Sequence[str] | None = None,
-        policy_text: str | None = None,
-        labels: Mapping[str, str | None] | None = None,
-        strictness: float | None = None,
-        responder: GuardianProtocol | None = None,
-        responses: Responses = "model",
-        self_test: bool = True,
-        warm_up: bool = False,
-        dtype: Dtype = "auto",
-    ) -> Guardian:
-        """Load a guardian: the embedded one, a guard model of any known family, or one behind a server.
-
-        Without ``pool`` the process-wide default pool is used. Weights in the library's own format are read when the
-        pool first needs them, which takes seconds of the first check's ``timeout_s``; ``warm_up=True`` reads them now.
-        Other families are asked four canary texts at once. Either way the pool must be open and the call takes as long
-        as loading does (in async code: ``await asyncio.to_thread(Guardian.load, ...)``).
-
-        Args:
-            model: ``None`` (the embedded guardian), a folder that ``guardrail train`` wrote, a guard model's folder or
-                hub id, or ``openai:http://HOST/v1#MODEL`` for an OpenAI-compatible server. ``FAMILY@`` may stand in
-                front, for command lines and settings (``guardrail@``: the library's own).
-            base: for the library's own format the base model, or the folder of one that a server runs; else where the
-                tokenizer is, if not with the model.
-            offline: never ask the hub.
-            family: ``guardrail models`` lists them; ``None``: recognised from the checkpoint.
-            hazards: hazard codes to judge; ``None``: all that the family covers.
-            policy_text: the written policy of the family ``policy``.
-            labels: of a classifier: label name to hazard code, ``"safe"``, or ``None`` for harm without a code.
-            strictness: 0..1, how much an answer between safe and unsafe counts (Qwen3Guard).
-            responder: writes the safeguard responses, for families that cannot (``Guardian.load(pool=pool)`` can).
-            responses: ``"model"``: of the model's own where they pass the checks, else a written one; ``"written"``: at
-                once, without a decode.
-            self_test: ask the canaries.
-            warm_up: judge a word before returning, so that the first request does not wait for the weights.
-            dtype: number format of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``; ``"auto"``: bfloat16 on
-                CUDA, float32 on a CPU. ``guardrail doctor`` tells whether this CPU is faster with bfloat16.
-
-        Raises:
-            ModelNotFoundError: the guardian's or its base's weights are nowhere; the message tells how to get them.
-            ConfigError: no family recognises the folder, base and adapter do not fit, a template drops the text or
-                the categories, an option has no use, there is no such ``dtype``, or the canaries are all judged alike.
-            MissingDependencyError: an extra is missing; the message names it.
-            GuardrailError: with ``warm_up``, there was no verdict.
-        """
-        from guardrail_plugin.assembly import load_guardian
-        from guardrail_plugin.guardian.families.protocol import FamilyOptions
-
-        options = FamilyOptions(
-            hazards=None if hazards is None else tuple(hazards),
-            policy_text=policy_text,
-            labels=labels,
-            strictness=strictness,
-        )
-        return load_guardian(
-            model,
-            pool=pool,
-            base=base,
-            max_windows=max_windows,
-            offline=offline,
-            family=family,
-            options=options,
-            responder=responder,
-            responses=responses,
-            self_test=self_test,
-            warm_up=warm_up,
-            dtype=dtype,
-        )
-
-    @staticmethod
-    def from_toml(file: str | Path, *, pool: InferencePool | None = None) -> GuardianProtocol:
-        """Load the guardian that a TOML file describes: what commands and services take where a model's name fits.
-
-        Keys are the arguments of ``load`` (``policy_file`` names a written policy), or one of the tables ``ensemble``
-        (``members``, ``combine``) and ``cascade`` (``cheap``, ``second``, ``band``, ``on_second_failure``).
-
-        Raises:
-            ConfigError: the file cannot be read, is not TOML, has an unknown key or a value out of range.
-            ModelNotFoundError, MissingDependencyError: as of ``load``.
-        """
-        from guardrail_plugin.assembly import load_described
-
-        return load_described(Path(file), pool=pool)
-
-    @classmethod
-    def named(
-        cls, name: str | Path | None, *, pool: InferencePool | None = None, dtype: Dtype = "auto"
-    ) -> GuardianProtocol:
-        """Load a guardian by what a command line or a setting calls it: a model, or a TOML file that describes one.
-
-        Raises:
-            ConfigError: ``dtype`` beside a file, which says it itself. Else as ``load`` and ``from_toml``.
-        """
-        if name is None or Path(name).suffix != ".toml":
-            return cls.load(name, pool=pool, dtype=dtype)
-        if dtype != "auto":
-            raise ConfigError(f"write dtype = {dtype!r} into {name}: it may describe several models")
-        return cls.from_toml(name, pool=pool)
-
-    @staticmethod
-    def ensemble(*members: GuardianProtocol, combine: Combine = "max") -> EnsembleGuardian:
-        """Ask several guardians about every text; see ``EnsembleGuardian``."""
-        from guardrail_plugin.guardian.ensemble import EnsembleGuardian
-
-        return EnsembleGuardian(members, combine=combine)
-
-    @staticmethod
-    def cascade(
-        cheap: GuardianProtocol, second: GuardianProtocol, *, band: tuple[float, float] = (0.1, 0.9)
-    ) -> CascadeGuardian:
-        """Ask a cheap guardian first and a second one where the first is unsure; see ``CascadeGuardian``."""
-        from guardrail_plugin.guardian.cascade import CascadeGuardian
-
-        return CascadeGuardian(cheap, second, band=band)
-
     @property
     def id(self) -> str:
         """Name and version of the weights, and of how they are asked; part of every verdict."""
@@ -268,33 +137,11 @@ class Guardian:
         What needs a second question to name the harm is asked it in a second batch: risky texts alone. A lone text is
         judged as input.
         """
-        judging = self._judge.judge(_as_checks(checks))
-        left = _budget(timeout_s)
-        step: _Step = partial(next, judging)
-        while True:
-            try:
-                requests = step()
-            except StopIteration as end:
-                return _outcomes(end)
-            try:
-                step = partial(judging.send, self._pool.score_many(requests, timeout_s=left()))
-            except (GuardianError, PoolError) as error:
-                step = partial(judging.throw, error)
+        return ask(self._judge.judge(_as_checks(checks)), self._pool, timeout_s=timeout_s)
 
     async def acheck_many(self, checks: Sequence[str | Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Like ``check_many``. Cancellation: queued work is withdrawn, running work is dropped when it ends."""
-        judging = self._judge.judge(_as_checks(checks))
-        left = _budget(timeout_s)
-        step: _Step = partial(next, judging)
-        while True:
-            try:
-                requests = step()
-            except StopIteration as end:
-                return _outcomes(end)
-            try:
-                step = partial(judging.send, await self._pool.ascore_many(requests, timeout_s=left()))
-            except (GuardianError, PoolError) as error:
-                step = partial(judging.throw, error)
+        return await aask(self._judge.judge(_as_checks(checks)), self._pool, timeout_s=timeout_s)
 
     def self_test(self, harmful: str | None = None, *, timeout_s: float | None = None) -> None:
         """Ask four canary texts: a harmful one, a harmless one, a long one, one with hostile control tokens.
@@ -303,6 +150,7 @@ class Guardian:
             ConfigError: the guardian does not tell them apart.
             GuardrailError: it gives no verdict.
         """
+        harmful = harmful or harmful_for(self.family.codes.values())
         refuse_if_blind(self.id, self.check_many(canaries(harmful, rail=self._any_rail), timeout_s=timeout_s))
 
     def warm_up(self, *, timeout_s: float = WARM_UP_S) -> None:
@@ -333,10 +181,11 @@ class Guardian:
         family, request = self._writing(check, verdict)
         if family is None or request is None:
             return written(check, verdict)
+        left = budget(timeout_s)
         try:
-            generated = self._pool.generate(request, timeout_s=timeout_s)
+            generated = self._pool.generate(request, timeout_s=left())
             text = family.tokenizer.decode(generated.token_ids).strip()
-            judged = self.check_many([response_check(check, text)], timeout_s=timeout_s)[0]
+            judged = self.check_many([response_check(check, text)], timeout_s=left())[0]
         except (GuardianError, PoolError):
             return written(check, verdict)
         return text if usable(text, judged, check=check, verdict=verdict) else written(check, verdict)
@@ -348,10 +197,11 @@ class Guardian:
         family, request = self._writing(check, verdict)
         if family is None or request is None:
             return written(check, verdict)
+        left = budget(timeout_s)
         try:
-            generated = await self._pool.agenerate(request, timeout_s=timeout_s)
+            generated = await self._pool.agenerate(request, timeout_s=left())
             text = family.tokenizer.decode(generated.token_ids).strip()
-            judged = (await self.acheck_many([response_check(check, text)], timeout_s=timeout_s))[0]
+            judged = (await self.acheck_many([response_check(check, text)], timeout_s=left()))[0]
         except (GuardianError, PoolError):
             return written(check, verdict)
         return text if usable(text, judged, check=check, verdict=verdict) else written(check, verdict)
@@ -382,19 +232,6 @@ def conversation(messages: Sequence[Message], *, rail: Rail = "input") -> Check:
     if not messages:
         raise InputError("there is no message to check")
     return Check(messages[-1].text, rail=rail, context=tuple(messages[:-1]))
-
-
-def _budget(timeout_s: float | None) -> Callable[[], float | None]:
-    """Return a function that tells how much is left of a time budget that begins now."""
-    if timeout_s is None:
-        return lambda: None
-    until = time.monotonic() + timeout_s
-    return lambda: max(until - time.monotonic(), _LEAST_S)
-
-
-def _outcomes(end: StopIteration) -> list[CheckOutcome]:
-    outcomes: list[CheckOutcome] = end.value
-    return outcomes
 
 
 def _only(outcomes: Sequence[CheckOutcome]) -> Verdict:

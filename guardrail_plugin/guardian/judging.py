@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from guardrail_plugin.core.conversation import Check
@@ -29,12 +29,15 @@ NAMING_FLOOR = 0.05
 RENAMING_FLOOR = 0.25
 _ALMOST_0 = 1e-12
 _ROUNDING = 1e-3  # float32 log-probabilities may end a little above zero
+# Rails that a guardian may be calibrated for under another name: its own format shows a document as a tool's output.
+_CALIBRATED_AS: Mapping[Rail, Rail] = {"document": "tool_output"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The windows of one check, and the questions about each."""
+    """The views and windows of one check, and the questions about each window."""
 
+    views: tuple[str, ...] = field(repr=False)
     windows: tuple[Sequence[int], ...]
     passes: tuple[tuple[Pass, ...], ...]
     truncated: bool
@@ -55,7 +58,7 @@ class Judge:
 
     Attributes:
         family: how texts are shown and answers read.
-        calibration: per rail.
+        calibration: per rail; a document's is that of tool outputs where it has none of its own.
         model_key: of the model on the pool.
         guardian_id: what verdicts carry.
         max_windows: most windows of one view that are scored.
@@ -108,12 +111,13 @@ class Judge:
         found: list[Sequence[int]] = []
         truncated = False
         size, overlap = self.family.window.tokens, self.family.window.overlap
-        for view in views(check.text):
+        read = views(check.text)
+        for view in read:
             cut, left_out = windows(self.family.encode(view), size=size, overlap=overlap, limit=self.max_windows)
             truncated |= left_out
             found += cut
         passes = tuple(self.family.passes(check, window) for window in found)
-        return _Plan(tuple(found), passes, truncated)
+        return _Plan(read, tuple(found), passes, truncated)
 
     def _requests(self, passes: Sequence[Pass]) -> list[ScoreRequest]:
         return [
@@ -129,7 +133,7 @@ class Judge:
 
     def _worst(self, check: Check, plan: _Plan, answers: Iterator[_Answer]) -> _Finding | GuardrailError:
         """Return the riskiest window. Takes exactly the check's own answers, whatever they are."""
-        calibration = self.calibration.get(check.rail, Calibration())
+        calibration = self._calibration_of(check.rail)
         rows = [[next(answers) for _ in questions] for questions in plan.passes]
         worst: _Finding | None = None
         for content, row in zip(plan.windows, rows, strict=True):
@@ -137,12 +141,16 @@ class Judge:
             if isinstance(sound, GuardrailError):
                 return sound
             reading = self.family.read(sound)
-            if not 0.0 <= reading.risk <= 1.0:
+            if not 0.0 <= reading.risk <= 1.0 + 2 * _ROUNDING:  # sums over spellings round above one where all is sure
                 return VerdictParseError("the model returned numbers that are no probabilities")
             risk = scaled(reading.risk, calibration)
             if worst is None or risk > worst.risk:
                 worst = _Finding(content, reading, risk)
         return worst or InputError("there is no text to check: nothing of it is left as tokens")
+
+    def _calibration_of(self, rail: Rail) -> Calibration:
+        known = self.calibration.get(rail) or self.calibration.get(_CALIBRATED_AS.get(rail, rail))
+        return known or Calibration()
 
     def _naming(self, check: Check, found: _Finding) -> tuple[Pass, ...]:
         floor = RENAMING_FLOOR if found.reading.shares else NAMING_FLOOR
@@ -162,12 +170,12 @@ class Judge:
             return plan
         if isinstance(found, GuardrailError):
             return found
-        threshold = self.calibration.get(check.rail, Calibration()).threshold
+        threshold = self._calibration_of(check.rail).threshold
         shares = found.reading.shares
         native = max(shares, key=shares.__getitem__, default=None)
         hazard = None if native is None else self.family.codes.get(native)
         plain = self._hazards(found)
-        hazards = with_minors(plain, check.text)
+        hazards = with_minors(plain, *plan.views)
         if hazards != plain:
             hazard = max(hazards, key=hazards.__getitem__)
         return Verdict(

@@ -46,16 +46,16 @@ def speaks_of_minors(text: str) -> bool:
     return any(int(found[1] or found[2]) < _OF_AGE for found in _AGE.finditer(text))
 
 
-def with_minors(hazards: Mapping[str, float], text: str) -> dict[str, float]:
-    """Return the risk per hazard, that of sexual content counted as child exploitation where the text speaks of minors.
+def with_minors(hazards: Mapping[str, float], *texts: str) -> dict[str, float]:
+    """Return the risk per hazard, that of sexual content counted as child exploitation where a text speaks of minors.
 
     Args:
         hazards: risk by hazard code, in the library's own codes.
-        text: what was judged.
+        texts: what was judged, in every view: a word or an age may be disguised.
     """
     shared = dict(hazards)
     sexual = shared.get(SEXUAL_CONTENT, 0.0)
-    if sexual <= 0.0 or sexual < _MOST_SHARE * sum(shared.values()) or not speaks_of_minors(text):
+    if sexual <= 0.0 or sexual < _MOST_SHARE * sum(shared.values()) or not any(map(speaks_of_minors, texts)):
         return shared
     shared[SEXUAL_CONTENT] = 0.0
     shared[CHILD_EXPLOITATION] = shared.get(CHILD_EXPLOITATION, 0.0) + sexual

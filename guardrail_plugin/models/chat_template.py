@@ -97,7 +97,7 @@ class ChatSplice:
         import_torch()
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(folder))
+        return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
     @property
     def renders_tools(self) -> bool:

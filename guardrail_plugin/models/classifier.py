@@ -107,7 +107,9 @@ def load_classifier(folder: Path, *, device: str, pad_id: int, dtype: Dtype = "a
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch_dtype(dtype, device))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch_dtype(dtype, device), trust_remote_code=False, use_safetensors=True
+    )
     # Decoder-type classifiers find a row's last token by this id; without it they refuse batches.
     model.config.pad_token_id = pad_id
     return model.to(device).eval()

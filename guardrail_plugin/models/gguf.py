@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from guardrail_plugin.core.errors import MissingDependencyError
+from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
 
 _LAYOUT_VERSION = 1  # raise it when what is written into the folder changes
 
@@ -38,6 +38,7 @@ def convert(gguf: Path, *, quiet: bool = False) -> Path:
 
     Raises:
         MissingDependencyError: torch, transformers or gguf is not installed.
+        ConfigError: the cache cannot be written.
     """
     target = converted_folder(gguf)
     if (target / "config.json").is_file():
@@ -48,8 +49,14 @@ def convert(gguf: Path, *, quiet: bool = False) -> Path:
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"the converted model cannot be kept in {target.parent} ({error.strerror}): "
+            "let XDG_CACHE_HOME name a folder that can be written"
+        ) from None
     try:
         with tqdm(total=3, desc="Converting the embedded model (once)", disable=quiet or None, unit="step") as bar:
             model = AutoModelForCausalLM.from_pretrained(

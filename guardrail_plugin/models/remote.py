@@ -229,7 +229,7 @@ def split_address(address: str) -> tuple[str, str]:
     """
     url, _, model = address.removeprefix(PREFIX).partition("#")
     if not model or not all(one.startswith(("http://", "https://")) for one in url.split(",")):
-        raise ConfigError(f"a remote guardian is {PREFIX}http://HOST/v1#MODEL, got {address!r}")
+        raise ConfigError(f"a remote guardian is {PREFIX}http://HOST/v1#MODEL, got {shown_address(address)!r}")
     return url, model
 
 

@@ -118,7 +118,7 @@ class Calls:
                 answer = send(self._clients[endpoint.url])
         except Exception as error:
             failed.append(endpoint)
-            raise self._told(error, endpoint) from error
+            raise self._told(error, endpoint) from None  # a server may quote the prompt that it refuses
         finally:
             self.endpoints.give_back(endpoint)
         self.endpoints.well(endpoint)

@@ -81,12 +81,13 @@ def score_of(choice: CompletionChoice, request: ScoreRequest, codec: Codec, *, c
         InferenceError: there are no alternatives, or the labels are not among them.
         Garbled: they are no probabilities.
     """
-    reported = _alternatives(choice)
+    by_text = isinstance(codec.prompt(request.label_ids), str)
+    reported = _alternatives(choice, by_text=by_text)
     if not reported and not constrain:
         raise InferenceError("the server reports no alternatives for a token: it must support logprobs")
     p = {token: math.exp(logprob) for token, logprob in reported.items()}
     rest = min(max(0.0, 1.0 - math.fsum(p.values())), min(p.values(), default=0.0))
-    found = [_probability(p, label, codec) for label in request.label_ids]
+    found = _found(p, request.label_ids, codec, by_text=by_text)
     asked_for = all(one is not None for one in found) and all(isinstance(token, int) for token in p)
     if math.fsum(one for one in found if one is not None) < _LEAST_MASS and not asked_for:
         pieces = [codec.piece(label).strip() for label in request.label_ids]
@@ -111,8 +112,8 @@ def tokens_of(choice: CompletionChoice, codec: Codec) -> list[int]:
     return list(codec.template(choice.text)) if choice.text else []
 
 
-def _alternatives(choice: CompletionChoice) -> dict[int | str, float]:
-    """Return what is reported for the first token: by id where the server tells ids, else by text."""
+def _alternatives(choice: CompletionChoice, *, by_text: bool) -> dict[int | str, float]:
+    """Return what is reported for the first token: by id where the server tells ids and the codec knows them."""
     told = choice.logprobs
     found: dict[int | str, float] = {}
     if told is not None and told.top_logprobs:
@@ -121,7 +122,8 @@ def _alternatives(choice: CompletionChoice) -> dict[int | str, float]:
     elif content := _content(choice):
         top = content[0].get("top_logprobs")
         for entry in top if isinstance(top, list) else ():
-            found[entry.get("id", entry.get("token"))] = _checked(entry.get("logprob"))
+            token = entry.get("token") if by_text else entry.get("id", entry.get("token"))
+            found.setdefault(token, _checked(entry.get("logprob")))  # likeliest first: two ids may read the same
     return found
 
 
@@ -138,15 +140,29 @@ def _content(choice: CompletionChoice) -> list[dict[str, object]]:
     return content if isinstance(content, list) else []
 
 
-def _probability(p: Mapping[int | str, float], label: int, codec: Codec) -> float | None:
-    """Return a label's probability: of exactly this token, else of those that differ in blanks alone."""
-    if any(isinstance(token, int) for token in p) and not isinstance(codec.prompt([label]), str):
-        return p.get(label)
-    piece = codec.piece(label)
+def _found(p: Mapping[int | str, float], labels: Sequence[int], codec: Codec, *, by_text: bool) -> list[float | None]:
+    """Return each label's probability; ``None``: it is not among what is reported."""
+    if not by_text and any(isinstance(token, int) for token in p):
+        return [p.get(label) for label in labels]
+    pieces = [codec.piece(label) for label in labels]
+    # A codec of text knows no tokens: a label may be several of the server's, of which the first is reported.
+    return [_probability(p, piece, pieces if by_text else ()) for piece in pieces]
+
+
+def _probability(p: Mapping[int | str, float], piece: str, labels: Sequence[str]) -> float | None:
+    """Return a label's probability: of exactly this token, else of those that differ in blanks alone, else of those
+    with which this one of the ``labels`` begins and no other.
+    """
     if piece in p:
         return p[piece]
-    same = [value for token, value in p.items() if isinstance(token, str) and token.strip() == piece.strip()]
-    return math.fsum(same) if same else None
+    words = {token: token.strip() for token in p if isinstance(token, str)}
+    same = [token for token, word in words.items() if word == piece.strip()]
+    starts = [token for token, word in words.items() if word and _begun(word, labels) == [piece.strip()]]
+    return math.fsum(p[token] for token in same or starts) if same or starts else None
+
+
+def _begun(word: str, labels: Sequence[str]) -> list[str]:
+    return [label.strip() for label in labels if label.strip().startswith(word)]
 
 
 def _log_sum(logs: Sequence[float]) -> float:

@@ -112,5 +112,6 @@ class TorchDecode:
             scaled[scaled < scaled.topk(min(request.top_k, scaled.numel())).values[-1]] = -torch.inf
         probabilities, order = scaled.softmax(-1).sort(descending=True)
         outside = probabilities.cumsum(-1) - probabilities >= request.top_p
+        outside[0] = False  # the likeliest token stays, whatever top_p says
         probabilities[outside] = 0.0
         return int(order[torch.multinomial(probabilities, 1, generator=self._generators[row])])

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from typing import Any
@@ -292,3 +293,11 @@ def test_an_address_of_another_form_is_named(address: str) -> None:
 def test_no_key_of_a_url_is_shown() -> None:
     address = "openai:https://me:secret@one.example/v1,http://two.example:8000/v1#model@1"
     assert shown_address(address) == "openai:https://one.example/v1,http://two.example:8000/v1#model@1"
+
+
+def test_what_a_server_says_when_it_refuses_a_prompt_is_not_passed_on(server: Any, codec: Any) -> None:
+    quoting = b'{"error": {"message": "invalid input: my secret prompt", "code": 400}}'
+    server.fault = lambda _: (400, {"content-type": "application/json"}, quoting)
+    with pytest.raises(InferenceError, match="status 400") as caught:
+        factory(server, codec=codec)("auto").score([score(3)])
+    assert "secret" not in "".join(traceback.format_exception(caught.value))

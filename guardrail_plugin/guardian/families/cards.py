@@ -69,7 +69,7 @@ CARDS = (
     ),
     ModelCard(
         "meta-llama/Llama-Guard-3-1B", "llama-guard-3", 1.5e9, "Llama 3.2", _MLCOMMONS, 262, 140,
-        published=_f1(_IBM, 69, 45, 68, 98, None),
+        published=_f1(_IBM, 69, 45, 68, 99, None),
     ),
     ModelCard(
         "meta-llama/Llama-Guard-3-8B", "llama-guard-3", 8.03e9, "Llama 3.1", "MLCommons S1-S14", 267, 144,

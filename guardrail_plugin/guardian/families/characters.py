@@ -23,9 +23,11 @@ class CharacterTokenizer:
 
     Attributes:
         bos: nothing; the server adds its own.
+        ids_per_token: characters of an English token.
     """
 
     bos: tuple[int, ...] = ()
+    ids_per_token: int = 4
 
     def __init__(self) -> None:
         self._labels: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 from guardrail_plugin.core.conversation import Check
@@ -15,7 +16,7 @@ from guardrail_plugin.guardian.families.labels import LabelSet
 from guardrail_plugin.guardian.families.markers import neutralise
 from guardrail_plugin.guardian.families.protocol import Kit, Pass, Reading, Window
 from guardrail_plugin.guardian.families.turns import Conversation, conversation_of
-from guardrail_plugin.guardian.format import ends
+from guardrail_plugin.guardian.format import encoded_ends
 
 _CONTEXT_TOKENS = 256
 _WINDOW = Window()
@@ -65,6 +66,9 @@ class PromptedFamily(ABC):
         """Return the ids of a text under judgement."""
         return self.tokenizer.content(self._lead + self.clean(text))
 
+    def _encode_earlier(self, lead: str, text: str) -> list[int]:
+        return self.tokenizer.content(lead + self.clean(text))
+
     def clean(self, text: str) -> str:
         """Return foreign text with the template's markers broken up."""
         return neutralise(text, self.markers, self.speakers)
@@ -77,8 +81,8 @@ class PromptedFamily(ABC):
         frame = self.frame(conversation, topic)
         contents: dict[str, Sequence[int]] = {TEXT: content}
         for name, text in zip(conversation.names, conversation.earlier, strict=False):
-            ids = self.tokenizer.content(frame.leads.get(name, "") + self.clean(text))
-            contents[name] = ends(ids, _CONTEXT_TOKENS // max(len(conversation.earlier), 1))
+            most = _CONTEXT_TOKENS * self.tokenizer.ids_per_token // max(len(conversation.earlier), 1)
+            contents[name] = encoded_ends(partial(self._encode_earlier, frame.leads.get(name, "")), text, most)
         prefix = frame.head_len(contents) if share_text else frame.prefix_len
         return Pass(frame.fill(contents), labels, prefix_len=prefix)
 

@@ -93,9 +93,12 @@ class FamilyTokenizer(Protocol):
 
     Attributes:
         bos: ids that stand in front of every prompt.
+        ids_per_token: how many ids stand for what is one token of a model's, about; more than one where they are
+            characters.
     """
 
     bos: tuple[int, ...]
+    ids_per_token: int
 
     def template(self, text: str, *, first: bool = False) -> list[int]:
         """Return the ids of a part of a template, control tokens recognised. ``first``: nothing stands before it."""

@@ -25,11 +25,14 @@ class TokenizerFile:
     Attributes:
         bos: what the tokenizer puts in front of a prompt.
         reserved: ids that content never contains.
+        ids_per_token: one.
 
     Raises:
         MissingDependencyError: ``tokenizers`` is not installed.
         ModelNotFoundError: there is no ``tokenizer.json`` at the path.
     """
+
+    ids_per_token: int = 1
 
     def __init__(self, path: Path) -> None:
         try:

@@ -193,3 +193,22 @@ def test_a_cascade_into_a_remote_guardian(serve: Callable[..., Server], pool: In
     outcomes = both.check_many([Check("a bomb"), Check("a pie")], timeout_s=30.0)
     assert [outcome.harmful for outcome in outcomes if isinstance(outcome, Verdict)] == [True, False]
     assert both.stats().share_escalated == 0.5
+
+
+def test_with_and_without_a_tokenizer_are_two_guardians_of_one_pool(
+    serve: Callable[..., Server], checkpoint: Callable[..., Path], pool: InferencePool
+) -> None:
+    folder = checkpoint("Llama-Guard-3-8B", "LlamaForCausalLM", "llama")
+    tokenizer = TokenizerFile(folder / "tokenizer.json")
+
+    def answer(prompt: str | list[int]) -> dict[str, float]:
+        if isinstance(prompt, str):
+            return guard(prompt)
+        return {name[0]: p for name, p in guard(tokenizer.decode(prompt)).items()}
+
+    address = f"{serve(answer).address}#g"
+    told = [
+        Guardian.load(address, family="llama-guard-3", base=base, pool=pool, hazards=["S9"]) for base in (None, folder)
+    ]
+    assert told[0].id != told[1].id
+    assert [guardian.check("a bomb").harmful for guardian in told] == [True, True]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable
 
@@ -66,6 +67,29 @@ def test_a_verdict_survives_pickling_and_becomes_plain_json() -> None:
     )
     assert pickle.loads(pickle.dumps(verdict)) == verdict  # noqa: S301 - our own bytes
     assert verdict.as_dict()["hazards"] == {"S1": 0.75}
+
+
+RISKY = Verdict(harmful=True, risk=0.7, threshold=0.5, hazards={"S1": 0.7}, hazard="S1", rail="input", guardian_id="x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.BlockedError(RISKY, rail="input"),
+        errors.ChainError("ValueError", place="mine:3"),
+        errors.GuardianTimeout(2.5),
+        errors.MissingDependencyError("torch", extra="local"),
+        errors.ModelNotFoundError("nowhere"),
+        errors.PoolOverloaded("full", retry_after_s=1.5),
+        errors.SoftPromptMismatch("width", expected=3, got=4),
+        ConfigError("wrong"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_survive_pickling_and_copying(error: errors.GuardrailError) -> None:
+    for back in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+        assert type(back) is type(error)
+        assert (str(back), vars(back)) == (str(error), vars(error))
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def test_a_policy_of_one_line_may_end_like_a_file() -> None:
         ("threshold = nan", ["threshold", "finite"]),
         ("timeout_s = 0", ["timeout_s", "greater than 0"]),
         ("threshold = ", ["not valid TOML"]),
+        ("self = 1", ["unknown key 'self'"]),
+        (f"version = {'[' * 5000}", ["not valid TOML"]),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_the_place(toml: str, words: list[str]) -> None:

@@ -99,3 +99,13 @@ def test_settings_are_checked() -> None:
 def test_responses_are_the_cheap_guardians() -> None:
     guardian, _ = cascade()
     assert guardian.respond(Check("x"), None) == "I can't help with that."
+
+
+def test_a_slow_spell_does_not_shut_the_second_out_for_ever() -> None:
+    guardian, second = cascade(takes=30.0)
+    guardian.check_many(CHECKS)  # it read its weights, say
+    second.takes = 0.5
+    for _ in range(20):
+        outcomes = guardian.check_many(CHECKS, timeout_s=5.0)
+    assert isinstance(outcomes[1], Verdict)
+    assert outcomes[1].risk == 0.7

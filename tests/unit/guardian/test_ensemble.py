@@ -6,9 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 
-from guardrail_plugin import CachedGuardian, Check, ConfigError, Guardian, GuardianError, Verdict
+from guardrail_plugin import CachedGuardian, Check, ConfigError, Guardian, GuardianError, Policy, Verdict, guard
 from guardrail_plugin.core.errors import GuardianTimeout
+from guardrail_plugin.core.policy import HazardRule
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.testing.guardians import ScriptedGuardian, verdict
@@ -120,3 +122,53 @@ def test_settings_are_checked() -> None:
         Guardian.ensemble(member(LOW))
     with pytest.raises(ConfigError, match="combine is one of max, mean, min"):
         Guardian.ensemble(member(LOW), member(LOW), combine="maximum")  # type: ignore[arg-type]
+
+
+class Raising(ScriptedGuardian):
+    """A member that raises where it could answer each check with an error."""
+
+    def check_many(self, checks: object, *, timeout_s: float | None = None) -> list[CheckOutcome]:
+        raise ERROR
+
+
+@pytest.mark.parametrize(("other", "closed"), [(LOW, True), (HIGH, False)])
+async def test_a_member_that_raises_is_one_without_a_verdict(other: Verdict, closed: bool) -> None:
+    both = Guardian.ensemble(Raising({}), member(other))
+    for [outcome] in (both.check_many([Check("x")]), await both.acheck_many([Check("x")])):
+        assert (outcome is ERROR) == closed
+
+
+@pytest.mark.parametrize("on_failure", ["block", "allow"])
+def test_a_harm_that_the_policy_lets_pass_does_not_stand_in_for_a_missing_verdict(on_failure: str) -> None:
+    one = verdict(risk=0.8, hazard="S12")
+    [found] = Guardian.ensemble(member(one), member(ERROR)).check_many([Check("x")])
+    assert isinstance(found, Verdict)
+    assert found.harmful
+    assert found.incomplete
+    for policy in (
+        Policy(threshold=0.9, on_failure=on_failure),
+        Policy(hazards={"S12": HazardRule(action="allow")}, on_failure=on_failure),
+    ):
+        assert policy.action(found) == on_failure
+    assert Policy(on_failure=on_failure).action(found) == "block"  # it acts on the harm itself
+
+
+def test_an_exempted_hazard_of_one_member_does_not_hide_what_another_found() -> None:
+    both = Guardian.ensemble(member(verdict(risk=0.9, hazard="S12")), member(verdict(risk=0.8, hazard="S1")))
+    [found] = both.check_many([Check("x")])
+    assert isinstance(found, Verdict)
+    assert found.hazard == "S12"
+    assert Policy(hazards={"S12": HazardRule(action="allow")}).action(found) == "block"
+    assert Policy(hazards={c: HazardRule(action="allow") for c in ("S12", "S1")}).action(found) == "allow"
+
+
+async def test_a_verdict_that_lacks_a_member_is_a_failure_where_it_would_pass() -> None:
+    harmful = Guardian.ensemble(member(verdict(risk=0.8, hazard="S12")), member(ERROR))
+    policy = Policy(hazards={"S12": HazardRule(action="allow")})
+    chain = RunnableLambda(lambda _: "the chain ran")
+    safe = guard(chain, guardian=harmful, policy=policy, output_type=str)
+    assert "the chain ran" not in await safe.ainvoke("x")
+    strict = policy.model_copy(update={"on_failure": "raise"})
+    told = guard(chain, guardian=harmful, policy=strict, output_type=str)
+    with pytest.raises(GuardianError, match="no verdict"):
+        await told.ainvoke("x")

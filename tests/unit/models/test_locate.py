@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 pytest.importorskip("huggingface_hub")
 
 import httpx
+import huggingface_hub
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
 from guardrail_plugin.models import locate as room
@@ -88,3 +92,87 @@ def test_a_hub_that_does_not_answer_costs_a_bounded_wait(
     server.close()
     for visitor in visits:
         visitor.close()
+
+
+@pytest.fixture
+def hub(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[list[str]]]:
+    """A function that puts a hub in place: what it does when it is asked. It returns what was wanted of it."""
+
+    def answering(answer: Any) -> list[list[str]]:
+        wanted: list[list[str]] = []
+
+        def snapshot_download(model: str, *, allow_patterns: list[str], **options: Any) -> str:
+            if options.get("local_files_only"):
+                raise LocalEntryNotFoundError("not here")
+            wanted.append(allow_patterns)
+            if isinstance(answer, Exception):
+                raise answer
+            return str(answer)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        monkeypatch.setattr(room, "_hub_answers", lambda: True)
+        monkeypatch.setattr(room, "_offline_by_environment", lambda: False)
+        return wanted
+
+    return answering
+
+
+class _Response:
+    headers: ClassVar[dict[str, str]] = {}
+    request = None
+    status_code = 403
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (GatedRepoError("403", response=_Response()), "terms must be accepted first, at https://huggingface.co/someone/gate"),  # type: ignore[arg-type]
+        (RepositoryNotFoundError("404", response=_Response()), "does not give it to us .RepositoryNotFoundError"),  # type: ignore[arg-type]
+        (OSError(28, "No space left on device"), "could not be fetched from the hub .OSError"),
+        (RuntimeError("whatever the transport raises"), "could not be fetched from the hub .RuntimeError"),
+    ],
+    ids=["gated", "unknown", "full disk", "transport"],
+)  # fmt: skip
+def test_why_the_hub_gave_nothing_is_told(hub: Any, error: Exception, why: str) -> None:
+    hub(error)
+    with pytest.raises(ModelNotFoundError, match=why):
+        locate("someone/gate")
+
+
+def snapshot(folder: Path, *shards: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+    names = {f"w{i}": f"model-{i}.safetensors" for i in (1, 2)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    for name in shards:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_half_of_the_shards_is_no_model(hub: Any, tmp_path: Path) -> None:
+    hub(snapshot(tmp_path / "half", "model-1.safetensors"))
+    with pytest.raises(ModelNotFoundError, match=r"lacks config\.json or"):
+        locate("someone/large")
+    hub(snapshot(tmp_path / "whole", "model-1.safetensors", "model-2.safetensors"))
+    assert locate("someone/large").origin == "hub"
+
+
+def test_for_a_tokenizer_no_weights_are_fetched(hub: Any, tmp_path: Path) -> None:
+    wanted = hub(snapshot(tmp_path / "tokenizer"))
+    assert locate("someone/large", weights=False).path == tmp_path / "tokenizer"
+    assert "*.json" in wanted[0]
+    assert not any("safetensors" in pattern for pattern in wanted[0])
+
+
+def test_the_package_comes_before_the_hub_and_its_cache(
+    hub: Callable[[Any], list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped guardian was trained and measured on the package's weights; the hub's differ slightly."""
+    gguf = tmp_path / "model.gguf"
+    monkeypatch.setattr(room, "packaged_gguf", lambda: gguf)
+    monkeypatch.setattr(room, "_from_cache", lambda *_, **__: tmp_path)
+    wanted = hub(tmp_path)
+    assert locate().path == gguf
+    assert locate(EMBEDDED_MODEL, revision="another").origin == "cache"
+    assert wanted == []
