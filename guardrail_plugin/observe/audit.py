@@ -113,8 +113,11 @@ class AuditLog:
         full = rotated(self.path)
         number = int(full[-1].suffix[1:]) + 1 if full else 1
         self._file.close()
-        self.path.rename(self.path.with_name(f"{self.path.name}.{number:06d}"))
-        self._file = self._open()
+        try:
+            self.path.rename(self.path.with_name(f"{self.path.name}.{number:06d}"))
+        finally:
+            # Where it cannot be renamed now, it goes on growing: decisions must not go unrecorded.
+            self._file = self._open()
         if self._keep is not None:
             for old in rotated(self.path)[: -self._keep]:
                 old.unlink()

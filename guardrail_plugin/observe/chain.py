@@ -14,6 +14,9 @@ from guardrail_plugin.core.errors import ConfigError
 GENESIS = "0" * 64
 """What the first line has in place of the digest before it."""
 
+_NO_LINE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading something else than a line of a log raises."""
+
 _TAIL_BYTES = 1_048_576
 
 
@@ -53,14 +56,17 @@ def last_link(path: Path) -> tuple[int, str] | None:
         ConfigError: the last line is broken: what wrote it was interrupted, or somebody else did.
     """
     for file in [path, *reversed(rotated(path))]:
-        if not file.is_file() or not file.stat().st_size:
-            continue
-        raw = _tail(file)
+        try:
+            if not file.is_file() or not file.stat().st_size:
+                continue
+            raw = _tail(file)
+        except OSError as error:
+            raise ConfigError(f"cannot read the audit log {file}: {error.strerror}") from None
         try:
             line = json.loads(raw.removesuffix(b"\n").rpartition(b"\n")[2])
             if raw.endswith(b"\n"):
                 return int(line["sequence"]), str(line["digest"])
-        except (ValueError, KeyError, TypeError):
+        except _NO_LINE:
             pass
         raise ConfigError(f"the last line of {file} is broken; check it with: guardrail audit {file}")
     return None
@@ -85,9 +91,16 @@ def verify(path: str | Path, *, key: bytes | None = None) -> ChainReport:
     be seen in the log itself: compare ``last`` with a number that is kept elsewhere.
 
     Raises:
-        ConfigError: there is no such log.
+        ConfigError: there is no such log, or it cannot be read.
     """
     path = Path(path)
+    try:
+        return _verified(path, key)
+    except OSError as error:
+        raise ConfigError(f"cannot read the audit log {path}: {error.strerror}") from None
+
+
+def _verified(path: Path, key: bytes | None) -> ChainReport:
     files = [file for file in [*rotated(path), path] if file.is_file()]
     if not files:
         raise ConfigError(f"there is no audit log at {path}")
@@ -99,7 +112,7 @@ def verify(path: str | Path, *, key: bytes | None = None) -> ChainReport:
             told = line.pop("digest")
             sequence = int(line["sequence"])
             before = str(line["previous"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _NO_LINE:
             return ChainReport(len(files), lines, first, last, f"{where}: not a line of an audit log")
         if not hmac.compare_digest(digest(line, key=key), str(told)):
             return ChainReport(len(files), lines, first, last, f"{where}: changed, or written with another key")

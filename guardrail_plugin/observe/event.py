@@ -29,7 +29,7 @@ class RailEvent:
         seconds: wall time of the decision: checks, queueing and safeguard response.
         guardian_seconds: of that, until the verdict; ``None`` without one.
         policy_threshold: the risk at which the rule of the policy acts that decided.
-        acted_on: ``"risk"``, a hazard's code, ``"truncated"``; ``None`` where nothing was met.
+        acted_on: ``"risk"``, a hazard's code, ``"truncated"``, ``"incomplete"``; ``None`` where nothing was met.
         windows: forward passes that the verdict took.
         released_characters: of a stream, what had left before the decision.
         request_id: ties the rails of one request together; empty outside requests.

@@ -10,6 +10,8 @@ from typing import TextIO
 
 from guardrail_plugin.observe.event import RailEvent, RequestEvent
 
+_ASYNCIO = "asyncio"
+
 FIELDS = "guardrail_fields"
 """Attribute of a log record under which its fields are."""
 
@@ -17,7 +19,8 @@ FIELDS = "guardrail_fields"
 class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object: time, level, logger, message, and the fields of ``LogObserver``.
 
-    Of an exception its type is written, not its message or traceback: these may quote what users wrote.
+    Of an exception its type is written, not its message or traceback: these may quote what users wrote. So may
+    asyncio's messages from their second line on, where tasks and their errors are shown.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -29,6 +32,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if record.name == _ASYNCIO:
+            line["message"] = record.getMessage().partition("\n")[0]
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
         fields = getattr(record, FIELDS, None)
@@ -38,10 +43,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_json(*, level: int = logging.INFO, stream: TextIO | None = None) -> logging.Handler:
-    """Send the library's and the servers' logs to a stream (stderr) as JSON lines. Returns the handler."""
+    """Send the library's, the servers' and asyncio's logs to a stream (stderr) as JSON lines. Returns the handler."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("guardrail_plugin", "guardrail_gateway", "uvicorn"):
+    for name in ("guardrail_plugin", "guardrail_gateway", "uvicorn", _ASYNCIO):
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(level)

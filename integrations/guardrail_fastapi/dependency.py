@@ -160,7 +160,8 @@ async def as_http_errors() -> AsyncIterator[None]:
     except GuardrailError as error:
         told = http_error(error)
         detail = {"code": told.code, "message": told.message}
-        raise HTTPException(told.status, detail=detail, headers=told.headers) from error
+        # From nothing: what a server or a chain said when it failed may quote text, and who reports errors prints it.
+        raise HTTPException(told.status, detail=detail, headers=told.headers) from None
 
 
 def service_of(scope: Any) -> GuardrailService:

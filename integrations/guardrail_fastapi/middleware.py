@@ -25,6 +25,9 @@ Blocker: TypeAlias = Callable[[Blocked, dict[str, Any]], Response]
 """From a block and the request's body to what the client gets."""
 
 TOO_LARGE = HttpError(413, "body_too_large", "The request body is too large.")
+_MAX_DEPTH = 8
+"""Of the body, in which messages are looked for."""
+
 NO_JSON = HttpError(400, "invalid_json", "The request body is not valid JSON.")
 
 
@@ -117,6 +120,7 @@ class GuardrailMiddleware:
     async def _decide(self, scope: Scope, body: object) -> Outcome:
         service = service_of(scope)
         policy, started = service.policy, monotonic()
+        _refuse_two_readings(body)
         turn = read_turn(body, input_key=self._input_key)
         flow = input_rail(turn.subject, beside=turn.beside, policy=policy, on_uncheckable=self._on_uncheckable)
         outcome = await run_async(flow, service.guardian)
@@ -136,6 +140,23 @@ class _Replay:
             return await self._receive()
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _refuse_two_readings(value: object, depth: int = _MAX_DEPTH) -> None:
+    """Refuse messages in which LangChain reads another text than an application that reads their content.
+
+    Raises:
+        InputError: there is one: LangChain's own wire format, or one that removes another message.
+    """
+    if isinstance(value, dict):
+        if {"lc", "kwargs"} <= value.keys() or (
+            value.get("role", value.get("type")) == "remove" and "content" in value
+        ):
+            raise InputError("a message is in a form that only LangChain reads; send role and content")
+        value = list(value.values())
+    if isinstance(value, list) and depth:
+        for inner in value:
+            _refuse_two_readings(inner, depth - 1)
 
 
 def _refused(told: HttpError) -> Response:

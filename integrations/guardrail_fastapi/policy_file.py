@@ -17,6 +17,9 @@ logger = logging.getLogger("guardrail_plugin.policy")
 _DEBOUNCE_MS = 200
 """Editors write a file in several steps; a change is read once these are over."""
 
+_POLL_S = 5.0
+"""How often a file is read that cannot be watched."""
+
 _NOTHING = sha256(b"").hexdigest()[:12]
 
 
@@ -94,18 +97,34 @@ class PolicySource:
     async def watch(self, changes: AsyncIterable[object] | None = None) -> None:
         """Reload whenever the file changes, until cancelled. Returns at once where there is no file.
 
-        The folder is watched, not the file: editors and Kubernetes replace files.
+        The folder is watched, not the file: editors and Kubernetes replace files. Where it cannot be (the system has no
+        watches left, the folder is gone, ``watchfiles`` is not installed) the log says so, and the file is read every
+        few seconds: a stricter policy must not wait for a restart.
 
         Args:
             changes: what tells of changes; ``None``: the file system.
 
-        Raises:
-            MissingDependencyError: ``watchfiles`` is not installed.
+        Cancellation: passes.
         """
         if self.path is None:
             return
-        async for _ in changes if changes is not None else _changes(self.path.resolve().parent, self.path.parent):
+        try:
+            async for _ in changes if changes is not None else _changes(self.path.resolve().parent, self.path.parent):
+                await self._again()
+            return
+        except Exception as error:
+            told = str(error) if isinstance(error, MissingDependencyError) else type(error).__name__
+            logger.error("the policy file cannot be watched (%s); it is read every %g s", told, _POLL_S)
+        while True:
+            await self._again()
+            await asyncio.sleep(_POLL_S)
+
+    async def _again(self) -> None:
+        try:
             await asyncio.to_thread(self.reload)
+        except Exception as error:
+            # Nobody awaits the watch: it goes on whatever a listener raises.
+            logger.error("the policy file was not taken: %s", type(error).__name__)
 
     def _swap(self, state: PolicyState) -> None:
         self.state = state

@@ -20,6 +20,8 @@ except ModuleNotFoundError as error:
     if str(error.name).partition(".")[0] not in ("fastapi", "starlette", "uvicorn", "httptools", "httpx2", "anyio"):
         raise
     raise MissingDependencyError(str(error.name), extra="gateway") from None
+except MissingDependencyError as error:  # of what the gateway stands on: its extra brings that, too
+    raise MissingDependencyError(error.package, extra="gateway") from None
 
 __all__ = [
     "ApiKey",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -15,11 +16,12 @@ from guardrail_gateway.completions import blocked_choice, blocked_completion, in
 from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
 from guardrail_gateway.history import History, read_history
+from guardrail_gateway.parameters import said_beside
 from guardrail_gateway.problems import Problem, bad_request
-from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs, whole_choice
+from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs, unread_choice, whole_choice
 from guardrail_gateway.steps import withheld_message
 from guardrail_gateway.upstream import Reply, UpstreamError
-from guardrail_plugin import InputError
+from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Allowed, Blocked, Failed
 from guardrail_plugin.runnables.views import Turn
 
@@ -64,11 +66,19 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise bad_request("messages must be a list of messages.", param="messages")
+    template = body.get("chat_template") or as_object(body.get("chat_template_kwargs")).get("chat_template")
+    if template:
+        raise bad_request(
+            "What a chat template of your own makes of the messages cannot be judged.", param="chat_template"
+        )
     rails, turns = desk.settings.rails, desk.settings.context_turns
 
     def read() -> tuple[Turn | InputError, History, dict[int, ToolOutput]]:
         outputs = read_tool_outputs(messages) if "tool_output" in rails else {}
-        return read_question(messages, context_turns=turns), read_history(messages, desk.settings), outputs
+        history = read_history(messages, desk.settings)
+        if said := said_beside(body):
+            history = replace(history, beside=(*history.beside, Check(said, rail="input")))
+        return read_question(messages, context_turns=turns), history, outputs
 
     subject, history, outputs = await anyio.to_thread.run_sync(read) if large else read()
     outcome, withheld = await desk.question(subject if "input" in rails else None, history.under(rails), outputs)
@@ -91,7 +101,10 @@ async def _answered(reply: Reply, gateway: Gateway, desk: Desk) -> Response:
     answer = reply.body
     choices = _read_choices(answer)
     if "output" in gateway.settings.rails:
-        outcomes = await desk.answers([whole_choice(answer, choice, first=not i) for i, choice in enumerate(choices)])
+        outcomes = await desk.answers(
+            [whole_choice(answer, choice, first=not i) for i, choice in enumerate(choices)],
+            unread=[unread_choice(answer, choice, first=not i) for i, choice in enumerate(choices)],
+        )
         judged: list[object] = []
         for index, (choice, outcome) in enumerate(zip(choices, outcomes, strict=True)):
             if isinstance(outcome, Failed):

@@ -38,7 +38,7 @@ async def guarded_stream(
         if "output" not in desk.settings.rails:
             chunks = _unheld(source, desk)
         elif choices == 1:
-            chunks = _held(source, desk, guardian)
+            chunks = _held(_of_one_choice(source), desk, guardian)
         else:
             chunks = _held_whole(source, desk, guardian)
         async with aclosing(chunks):
@@ -134,8 +134,10 @@ async def _held_whole(source: Stream, desk: Desk, guardian: GuardianProtocol) ->
     mine: dict[int, list[JsonObject]] = {}
     rest: list[JsonObject] = []
     async for chunk in source:
-        choices = chunk.get("choices")
-        if not isinstance(choices, list) or not choices:
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise UpstreamError(502, "upstream_invalid_event")
+        if not choices:
             rest.append(chunk)
             continue
         for choice in choices:
@@ -147,6 +149,23 @@ async def _held_whole(source: Stream, desk: Desk, guardian: GuardianProtocol) ->
                 yield chunk
     for chunk in _passed(rest, desk):
         yield chunk
+
+
+async def _of_one_choice(source: Stream) -> AsyncGenerator[JsonObject, None]:
+    """Pass on chunks as long as they are of the one choice that was asked for: others would leave with it, unjudged.
+
+    Raises:
+        UpstreamError: one is not. Some servers make more on orders that are not OpenAI's.
+    """
+    async for chunk in source:
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list) or len(choices) > 1 or not all(_is_first(choice) for choice in choices):
+            raise UpstreamError(502, "upstream_more_choices")
+        yield chunk
+
+
+def _is_first(choice: object) -> bool:
+    return isinstance(choice, dict) and choice.get("index") in (0, None)
 
 
 async def _each(chunks: Iterable[JsonObject]) -> AsyncGenerator[JsonObject, None]:

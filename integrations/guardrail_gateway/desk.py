@@ -15,13 +15,13 @@ from guardrail_gateway.notes import Note
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.reading import ToolOutput
 from guardrail_gateway.settings import GatewaySettings
+from guardrail_gateway.unread import AnswerHoldBack, answer_rail
 from guardrail_plugin import Check, InputError, Policy
 from guardrail_plugin.flow import (
     Allowed,
     Blocked,
     Edited,
     Failed,
-    HoldBack,
     Outcome,
     Rules,
     Steps,
@@ -29,7 +29,6 @@ from guardrail_plugin.flow import (
     Window,
     describe,
     input_rail,
-    output_rail,
     run_batch_async,
 )
 from guardrail_plugin.flow.tool_rails import tool_output_rail
@@ -144,22 +143,31 @@ class Desk:
         # Nobody reads a safeguard response to these.
         quiet = replace(rules, policy=rules.policy.model_copy(update={"on_block": "respond"}), respond=False)
         parts = [] if asked is None else [_asked_part("question", asked, rules=rules)]
-        parts += [_asked_part("question", Turn(check), rules=rules) for check in history.beside]
+        parts += [_asked_part("question", Turn(subject), rules=rules) for subject in history.beside]
         parts += [_tool_part(at, told, rules=rules) for at, told in tool_outputs.items()]
         parts += [_asked_part("system", turn, rules=quiet) for turn in history.system]
         for old in history.earlier:
             parts.append(replace(_asked_part("turn", old.turn, rules=quiet), messages=old.messages, earlier=True))
         for step in history.steps:
-            steps = output_rail(step.subject, asked=None, rules=quiet)
+            steps = answer_rail(step.subject, asked=None, beside=step.unread, rules=quiet)
             parts.append(_Part("turn", step.subject, steps, (step.message,), earlier=True))
         parts += [_tool_part(at, told, rules=rules, earlier=True) for at, told in history.tool_outputs.items()]
         return parts
 
-    async def answers(self, outputs: Sequence[object]) -> list[Outcome]:
-        """Decide about whole answers, in one guardian batch. Raises and is cancelled as ``question``."""
+    async def answers(
+        self, outputs: Sequence[object], *, unread: Sequence[Uncheckable | None] | None = None
+    ) -> list[Outcome]:
+        """Decide about whole answers, in one guardian batch. Raises and is cancelled as ``question``.
+
+        Args:
+            unread: of each, what no rail can read.
+        """
         rules, started = self.rules, time.monotonic()
         subjects = [self._checks(output) for output in outputs]
-        flows = [output_rail(subject, asked=self._what(subject), rules=rules) for subject in subjects]
+        flows = [
+            answer_rail(subject, asked=self._what(subject), beside=beside, rules=rules)
+            for subject, beside in zip(subjects, unread or [None] * len(subjects), strict=True)
+        ]
         outcomes = await run_batch_async(flows, self.service.guardian)
         for subject, outcome in zip(subjects, outcomes, strict=True):
             checks = subject if isinstance(subject, tuple) else ()
@@ -169,15 +177,10 @@ class Desk:
                 raise Problem.of(outcome.error)
         return outcomes
 
-    def holdback(self) -> HoldBack[dict[str, object]]:
+    def holdback(self) -> AnswerHoldBack:
         """Return the output rail of one streamed answer."""
-        return HoldBack(
-            window=Window(self.settings.window),
-            rules=self.rules,
-            query=self.asked.query,
-            context=self.asked.context,
-            release=self.settings.release,
-        )
+        window = Window(self.settings.window)
+        return AnswerHoldBack(window=window, rules=self.rules, asked=self.asked, release=self.settings.release)
 
     def tell(
         self,

@@ -75,11 +75,12 @@ async def body_of(request: Request) -> JsonObject:
 
 def forwarded(request: Request) -> dict[str, str]:
     """Return the headers that the upstream gets: few, and the client's key only where the gateway has none."""
-    headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+    given = request.headers
+    headers = {name: given[name] for name in _FORWARDED if name in given and given[name].isascii()}
     headers["x-request-id"] = note_of(request).request_id
     settings = gateway_of(request).settings
-    if not settings.keys and settings.upstream_key is None and "authorization" in request.headers:
-        headers["authorization"] = request.headers["authorization"]
+    if not settings.keys and settings.upstream_key is None and given.get("authorization", "").isascii():
+        headers |= {"authorization": given["authorization"]} if "authorization" in given else {}
     return headers
 
 

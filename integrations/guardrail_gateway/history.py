@@ -9,7 +9,8 @@ from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.reading import ToolOutput, read_tool_output, readable
 from guardrail_gateway.settings import GatewayRail, GatewaySettings
-from guardrail_gateway.steps import Step, loop_end, read_steps, text_of
+from guardrail_gateway.steps import Step, loop_end, read_steps, text_of, unread_kinds
+from guardrail_gateway.unread import unread
 from guardrail_plugin import Check, InputError, Message
 from guardrail_plugin.flow import Uncheckable
 from guardrail_plugin.runnables.answers import Asked
@@ -38,13 +39,14 @@ class History:
 
     Attributes:
         beside: what is asked with it: the beginning of the answer, put into the model's mouth, and names of speakers.
+            Images and files in that beginning, too.
         system: system and developer messages, each on its own.
-        earlier: earlier user turns.
+        earlier: earlier user turns; earlier answers with images or files, which no rail can read.
         steps: what the model said between uses of tools since the latest turn.
         tool_outputs: by message, what tools returned before the model last spoke.
     """
 
-    beside: tuple[Check, ...] = ()
+    beside: tuple[Check | Uncheckable, ...] = ()
     system: tuple[Turn, ...] = ()
     earlier: tuple[EarlierTurn, ...] = ()
     steps: tuple[Step, ...] = ()
@@ -79,21 +81,26 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
     system = [_turn(instructions), *system] if "user" in roles else [_turn(instructions)]
     if settings.trust_system:
         system = []
-    beside = _names(messages, roles, trusted=settings.trust_system)
+    beside: list[Check | Uncheckable] = [*_names(messages, roles, trusted=settings.trust_system)]
     # Without a user turn all that is there is judged as one.
     stop = len(roles) - roles[::-1].index("user") if "user" in roles else len(roles)
     end = loop_end(messages, said, stop)
-    begun = text_of(read_steps(messages, said, span=range(end, len(said))))
-    if begun:
-        beside.append(Check(begun, rail="input", context=_context(said[:stop], turns)))
+    begun = read_steps(messages, said, span=range(end, len(said)))
+    if text := text_of(begun):
+        beside.append(Check(text, rail="input", context=_context(said[:stop], turns)))
+    beside += [step.unread for step in begun if step.unread is not None]
     old: dict[int, ToolOutput] = {}
+    shown: list[EarlierTurn] = []
     if settings.history == "all":
         spoke = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
         old = {i: read_tool_output(as_object(messages[i])) for i in range(spoke) if roles[i] == "tool"}
+        answers = {i: unread(unread_kinds(messages[i])) for i in range(stop) if roles[i] == "assistant"}
+        shown = [EarlierTurn(Turn(kinds), (i,)) for i, kinds in answers.items() if kinds is not None]
+    earlier = _earlier(said[:stop], sealed, turns) if settings.history == "all" and "user" in roles else ()
     return History(
         beside=tuple(beside),
         system=tuple(turn for turn in system if turn is not None),
-        earlier=_earlier(said[:stop], sealed, turns) if settings.history == "all" and "user" in roles else (),
+        earlier=(*earlier, *shown),
         steps=read_steps(messages, said, span=range(stop, end), asked=_asked(said[:stop])),
         tool_outputs=old,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from guardrail_gateway.bodies import as_object
 from guardrail_plugin.observe import RailEvent, RequestEvent
 
 SCOPE_KEY = "guardrail.note"
-_MAX_WORD = 100
+_MODEL = re.compile(r"[\w./:@+=-]{1,100}", re.ASCII)
+"""What a model may be called in logs, traces and metrics: a client could write anything there."""
+
+_REASON = re.compile(r"\w{1,40}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -44,7 +48,7 @@ class Note:
 
     def asked_for(self, model: object, *, streamed: bool) -> None:
         """Note what the body asks for."""
-        self.model = model[:_MAX_WORD] if isinstance(model, str) else ""
+        self.model = model if isinstance(model, str) and _MODEL.fullmatch(model) else ""
         self.streamed = streamed
 
     def used(self, usage: object) -> None:
@@ -67,7 +71,7 @@ class Note:
             upstream_s=self.upstream_s,
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
-            finish_reasons=tuple(self.finish_reasons),
+            finish_reasons=tuple(one if _REASON.fullmatch(one) else "other" for one in self.finish_reasons),
             error=self.error,
             request_id=self.request_id,
             caller=self.caller,

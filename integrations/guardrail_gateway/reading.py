@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 from guardrail_gateway.bodies import JsonObject, as_object
+from guardrail_gateway.unread import kinds_in, unread
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.answers import ChunkReader
@@ -33,7 +34,7 @@ _TOP = frozenset(
 )  # fmt: skip
 _CHOICE = frozenset(
     {
-        "index", "delta", "message", "finish_reason", "logprobs", "content_filter_results", "content_filter_offsets",
+        "index", "finish_reason", "logprobs", "content_filter_results", "content_filter_offsets",
         "native_finish_reason", "token_ids",
     }
 )  # fmt: skip
@@ -49,13 +50,22 @@ def read_question(messages: Sequence[object], *, context_turns: int) -> Turn | I
 
 
 def readable(messages: Sequence[object]) -> list[object]:
-    """Return messages so that LangChain can read each: what it refuses of a model's message is judged elsewhere."""
-    return [
-        {"content": "", **{key: value for key, value in message.items() if key not in _CALLS}}
-        if isinstance(message, dict) and message.get("role", message.get("type")) in MODEL
-        else message
-        for message in messages
-    ]
+    """Return messages so that LangChain can read each: what it refuses of a model's message is judged elsewhere.
+
+    Raises:
+        InputError: one is in a form in which LangChain reads another text than the model behind.
+    """
+    return [_readable(message) if isinstance(message, dict) else message for message in messages]
+
+
+def _readable(message: JsonObject) -> JsonObject:
+    role = message.get("role", message.get("type"))
+    if "lc" in message or role == "remove":
+        # Of its own wire format LangChain reads "kwargs" alone, and of a message that removes another no content.
+        raise InputError("a message is in a form that only LangChain reads; send role and content")
+    if isinstance(role, str) and role in MODEL:
+        return {"content": "", **{key: value for key, value in message.items() if key not in _CALLS}}
+    return message
 
 
 def tail(messages: Sequence[object], *, context_turns: int) -> Sequence[object]:
@@ -114,9 +124,14 @@ def read_tool_outputs(messages: Sequence[object]) -> dict[int, ToolOutput]:
 def read_tool_output(message: Mapping[str, object]) -> ToolOutput:
     """Return what is judged of a tool's message: what it returned, and a name that is more than a name."""
     name = message.get("name")
-    said = [name] if isinstance(name, str) and not is_name(name) else []
+    said = [name] if isinstance(name, str) and not is_word(name) else []
     content = read_content(message.get("content"))
     return ToolOutput(Check("\n".join([*said, content.text]), rail="tool_output"), content.files)
+
+
+def is_word(value: object) -> bool:
+    """Return whether it is a name. Many languages write whole sentences without blanks: of other letters it is none."""
+    return isinstance(value, str) and value.isascii() and is_name(value)
 
 
 def unknown_text(value: Mapping[str, object], known: frozenset[str]) -> JsonObject:
@@ -168,6 +183,7 @@ class ChoiceReader:
         self.head: JsonObject = {}
         self._reader = ChunkReader()
         self._said: list[str] = []
+        self._unread: dict[str, None] = {}
 
     @property
     def text(self) -> str:
@@ -180,21 +196,37 @@ class ChoiceReader:
             self.head = {key: event[key] for key in ("id", "created", "model", "system_fingerprint") if key in event}
         choices = event.get("choices")
         choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
-        extra = {**unknown_text(event, _TOP), **unknown_text(choice, _CHOICE)}
-        part = self._reader.read(as_message(as_object(choice.get("delta")), extra))
+        delta = choice.get("delta")
+        known = _CHOICE | {"delta"} if isinstance(delta, dict) else _CHOICE
+        extra = {**unknown_text(event, _TOP), **unknown_text(choice, known)}
+        message = as_message(as_object(delta), extra)
+        part = self._reader.read(message)
         self._said.append(part.answer)
-        return part
+        kinds = () if isinstance(message, str) else kinds_in({**as_object(delta), "extra": extra})
+        self._unread.update(dict.fromkeys(kinds))
+        # What cannot be read leaves with the end alone.
+        return replace(part, acts=True) if kinds else part
 
     def rest(self) -> tuple[Check, ...]:
         """Return the checks of the tool calls that the chunks add up to."""
         return self._reader.rest()
 
     def nothing(self) -> Uncheckable | None:
-        """Tell that there was no text."""
-        return self._reader.nothing()
+        """Tell that there was no text, or something that no rail can read."""
+        return unread(self._unread) or self._reader.nothing()
 
 
 def whole_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> str | AIMessageChunk:
     """Return a complete choice as what the output rail judges; the first one with the answer's own unknown fields."""
-    extra = {**(unknown_text(answer, _TOP) if first else {}), **unknown_text(choice, _CHOICE)}
-    return as_message(as_object(choice.get("message")), extra)
+    return as_message(as_object(choice.get("message")), _beside_message(answer, choice, first=first))
+
+
+def unread_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> Uncheckable | None:
+    """Return what of a complete choice no rail can read."""
+    beside = _beside_message(answer, choice, first=first)
+    return unread(kinds_in({**as_object(choice.get("message")), "extra": beside}))
+
+
+def _beside_message(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> JsonObject:
+    known = _CHOICE | {"message"} if isinstance(choice.get("message"), dict) else _CHOICE
+    return {**(unknown_text(answer, _TOP) if first else {}), **unknown_text(choice, known)}

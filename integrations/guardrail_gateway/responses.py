@@ -18,7 +18,7 @@ from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
 from guardrail_gateway.reading import ToolOutput, read_question
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
-from guardrail_gateway.responses_reading import as_messages, server_outputs, tool_outputs, whole_answer
+from guardrail_gateway.responses_reading import as_messages, server_outputs, tool_outputs, unread_answer, whole_answer
 from guardrail_gateway.responses_stream import guarded_response, written
 from guardrail_gateway.responses_withheld import without_text
 from guardrail_gateway.upstream import UpstreamError
@@ -92,7 +92,7 @@ async def _answered(answer: JsonObject, gateway: Gateway, desk: Desk, headers: M
     if not isinstance(answer.get("output"), list):
         raise Problem(502, "upstream_invalid_answer", "The model behind the gateway sent no response object.")
     if "output" in gateway.settings.rails:
-        [outcome] = await desk.answers([whole_answer(answer)])
+        [outcome] = await desk.answers([whole_answer(answer)], unread=[unread_answer(answer)])
         if isinstance(outcome, Blocked | Edited):
             kept: JsonObject = {key: answer[key] for key in ("id", "created_at", "model", "usage") if key in answer}
             answer = blocked_response(instead(outcome), shared=kept, extension={})

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.reading import unknown_text
-from guardrail_gateway.responses_reading import ECHOED, whole_answer
+from guardrail_gateway.responses_reading import ECHOED, unread_answer, whole_answer
+from guardrail_gateway.unread import kinds_in, unread, without_picture
 from guardrail_plugin import Check
 from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.blocks import as_json, call_checks, part_of
@@ -51,6 +52,8 @@ class EventReader:
         self._items: list[object] = []
         self._pieces: dict[tuple[str, ...], str] = {}
         self._beside: list[str] = []
+        self._unread: dict[str, None] = {}
+        self._unread_whole: Uncheckable | None = None
 
     @property
     def text(self) -> str:
@@ -78,6 +81,9 @@ class EventReader:
 
     def _hold(self, event: JsonObject) -> None:
         kind, delta = str(event.get("type")), event.get("delta")
+        self._unread.update(dict.fromkeys(kinds_in({k: v for k, v in event.items() if k not in ("item", "response")})))
+        if event.get("partial_image_b64"):
+            self._unread["image"] = None
         if kind in LAST:
             self._last = as_object(event.get("response"))
         elif kind == "response.output_item.done":
@@ -94,7 +100,9 @@ class EventReader:
         output = self._last.get("output")
         final = list(output) if isinstance(output, list) else []
         final += [item for item in self._items if item not in final]
-        message = whole_answer({**self._last, "output": final})
+        whole = {**self._last, "output": final}
+        self._unread_whole = unread_answer(whole)
+        message = whole_answer(whole)
         part = part_of(message)
         checks = [Check(text, rail="output") for text in (part.answer, part.reasoning) if text.strip()]
         checks += call_checks(message) if part.acts else ()
@@ -104,8 +112,8 @@ class EventReader:
         return (*checks, Check(beside, rail="output")) if beside else tuple(checks)
 
     def nothing(self) -> Uncheckable | None:
-        """Tell that there was no text."""
-        return None
+        """Tell that there was something that no rail can read; asked after ``rest``."""
+        return unread(self._unread) or self._unread_whole
 
 
 def _is_empty(event: Mapping[str, object]) -> bool:
@@ -114,10 +122,13 @@ def _is_empty(event: Mapping[str, object]) -> bool:
 
 
 def _without_echo(event: Mapping[str, object]) -> JsonObject:
+    told = {**event, "item": without_picture(event["item"])} if "item" in event else dict(event)
     response = event.get("response")
     if not isinstance(response, dict):
-        return dict(event)
-    return {**event, "response": {**unknown_text(response, ECHOED), "output": response.get("output")}}
+        return told
+    output = response.get("output")
+    shown = [without_picture(item) for item in output] if isinstance(output, list) else output
+    return {**told, "response": {**unknown_text(response, ECHOED), "output": shown}}
 
 
 def _strings(value: object, depth: int = 0) -> Iterator[str]:

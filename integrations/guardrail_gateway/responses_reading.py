@@ -10,7 +10,9 @@ from langchain_core.messages.tool import tool_call_chunk
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import bad_request
 from guardrail_gateway.reading import ToolOutput, read_tool_output, unknown_text
+from guardrail_gateway.unread import kinds_in, kinds_in_items, unread, without_picture
 from guardrail_plugin import Check
+from guardrail_plugin.flow import Uncheckable
 from guardrail_plugin.runnables.blocks import as_json
 from guardrail_plugin.runnables.content import read_content, strings_in, text_in
 
@@ -23,6 +25,9 @@ _MODELS_OWN = frozenset(
     {"reasoning", "item_reference", "compaction", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"}
 )  # fmt: skip
 """Items of a request that the model said, or that say yes or no. Kinds that are not known count as the user's."""
+
+_ANY_BYTES = "AA=="
+"""In place of an image in a call: that there is one is all that counts."""
 
 _THOUGHTS = ("reasoning", "compaction")
 _ORDERS = ("mcp_approval_request",)
@@ -51,7 +56,8 @@ def as_messages(body: Mapping[str, object]) -> list[object]:
     given = body.get("input")
     # A stored prompt's variables are the user's words as much as the input is.
     variables = as_object(as_object(body.get("prompt")).get("variables"))
-    filled = [{"role": "user", "content": text_in(list(variables.values()))}] if variables else []
+    values = [value if isinstance(value, str | dict) else as_json(value) for value in variables.values()]
+    filled = [{"role": "user", "content": values}] if values else []
     if isinstance(given, str):
         return [{"role": "user", "content": given}, *filled]
     if not (isinstance(given, list) and given) and not (given is None and filled):
@@ -78,7 +84,9 @@ def _as_message(item: object) -> object:
             "name": told.get("name"),
         }
     if isinstance(kind, str) and (kind.endswith(_CALLS) or kind in _ORDERS):
-        return {"role": "assistant", "content": "", "tool_calls": [{"function": _order(kind, told)}]}
+        order = _order(kind, as_object(without_picture(item)))
+        made = [{"type": shown, "base64": _ANY_BYTES} for shown in kinds_in_items([item])]
+        return {"role": "assistant", "content": "", "tool_calls": [{"function": order}], "images": made}
     if kind in _MODELS_OWN:
         thought = strings_in(told, keys=False) if kind in _THOUGHTS else []
         return {"role": "assistant", "content": "", "reasoning_content": "\n".join(thought)}
@@ -148,7 +156,8 @@ def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
     blocks: list[str | dict[str, object]] = []
     calls = []
     output = response.get("output")
-    for position, item in enumerate(output if isinstance(output, list) else []):
+    for position, given in enumerate(output if isinstance(output, list) else []):
+        item = without_picture(given)
         told = as_object(item)
         kind = str(told.get("type", ""))
         if not isinstance(item, dict):
@@ -163,3 +172,9 @@ def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
     if more := unknown_text(response, ECHOED):
         blocks.append({"type": "more", "more": more})
     return AIMessageChunk(content=blocks, tool_call_chunks=calls)
+
+
+def unread_answer(response: Mapping[str, object]) -> Uncheckable | None:
+    """Return what of a response no rail can read."""
+    more = unknown_text(response, ECHOED)
+    return unread([*kinds_in_items(response.get("output")), *kinds_in(more)])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from guardrail_gateway.bodies import JsonObject, as_object
-from guardrail_plugin.runnables.block_kinds import is_name
+from guardrail_gateway.reading import is_word
 
 _IDS = frozenset({"type", "id", "call_id", "status", "name", "server_label", "namespace", "approval_request_id"})
 _MADE: Mapping[str, object] = {"arguments": "{}", "results": None, "outputs": None, "error": None, "tools": []}
 """What stands under these keys instead."""
 
+_MESSAGE = frozenset({"id", "type", "role", "status", "phase", "name"})
 _SILENT = frozenset({"item_reference", "mcp_approval_response"})
 
 
@@ -19,6 +20,9 @@ def without_text(item: object, *, instead: str) -> JsonObject:
     told = as_object(item)
     kind = told.get("type", "message")
     if kind == "message":
+        if told.get("role") == "assistant":
+            # All that it says beside its content was judged with it.
+            told = {key: value for key, value in told.items() if key in _MESSAGE}
         return {**_without_odd_name(told), "content": instead}
     if not isinstance(kind, str):
         return _said(instead)
@@ -37,7 +41,7 @@ def _said(text: str) -> JsonObject:
 
 
 def _without_odd_name(told: Mapping[str, object]) -> JsonObject:
-    return {key: value for key, value in told.items() if key != "name" or (isinstance(value, str) and is_name(value))}
+    return {key: value for key, value in told.items() if key != "name" or is_word(value)}
 
 
 def _emptied(key: str, value: object, instead: str) -> object:
@@ -46,8 +50,8 @@ def _emptied(key: str, value: object, instead: str) -> object:
     if key == "output":
         return instead
     if isinstance(value, dict):
-        return {inner: _emptied(inner, told, instead) for inner, told in value.items() if is_name(inner)}
+        return {inner: _emptied(inner, told, instead) for inner, told in value.items() if is_word(inner)}
     if isinstance(value, list):
         return [_emptied("", told, instead) for told in value]
-    word = isinstance(value, str) and key in _IDS and is_name(value)
+    word = key in _IDS and is_word(value)
     return value if word or not isinstance(value, str) else ""

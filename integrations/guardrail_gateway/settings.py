@@ -74,8 +74,8 @@ class GatewaySettings:
             have made up, are judged each time. What does not pass is withheld from the model; the rest goes on.
         trust_system: take system and developer messages for the operator's own, and do not judge them. Only where no
             user can write them. By default a blocked one is an error that names this setting.
-        on_uncheckable: what happens to a turn without text, and to images and files, which no rail can read. In tool
-            outputs images, audio and video go on.
+        on_uncheckable: what happens to a turn without text, and to images and files, which no rail can read, in
+            questions and answers. In tool outputs images, audio and video go on.
         cached_verdicts: verdicts that are remembered, so that what comes again costs nothing; 0: none.
         max_body_bytes: larger requests are refused (413).
         max_answer_bytes: longer answers of the upstream are cut off as errors.
@@ -152,6 +152,8 @@ class GatewaySettings:
             raise ConfigError(f"context_turns must be 0 or more, got {self.context_turns}")
         if self.upstream is not None and not re.match(r"https?://[^/\s]+", self.upstream):
             raise ConfigError(f"upstream must be the base URL of an API (http://host:port/v1), got {self.upstream!r}")
+        if self.upstream_key is not None and not re.fullmatch(r"[!-~]+", self.upstream_key):
+            raise ConfigError("upstream_key must be plain ASCII characters without spaces or line ends")
         _host_names("allowed_hosts", self.allowed_hosts)
         if len({key.name for key in self.keys}) != len(self.keys):
             raise ConfigError("two keys have the same name")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.problems import Problem
-from guardrail_gateway.reading import MODEL, as_message
+from guardrail_gateway.reading import MODEL, as_message, is_word
+from guardrail_gateway.unread import kinds_in, unread
 from guardrail_plugin import Check, InputError, Message
 from guardrail_plugin.flow import Uncheckable
 from guardrail_plugin.runnables.answers import Asked, answer_checks
-from guardrail_plugin.runnables.block_kinds import is_name
 
 _CALLS = ("tool_calls", "function_call")
 NOTHING_ASKED = Asked()
@@ -24,10 +24,12 @@ class Step:
 
     Attributes:
         message: where it stands.
+        unread: what in it no rail can read.
     """
 
     message: int
     subject: tuple[Check, ...] | Uncheckable
+    unread: Uncheckable | None = None
 
 
 def loop_end(messages: Sequence[object], said: Sequence[Message], start: int) -> int:
@@ -50,8 +52,24 @@ def read_steps(
     Raises:
         Problem: 422, one is nested without end.
     """
-    steps = [Step(i, _judged(messages[i], said[i], asked)) for i in span if said[i].role == "assistant"]
-    return tuple(step for step in steps if step.subject)
+    steps = [
+        Step(i, _judged(messages[i], said[i], asked), unread(unread_kinds(messages[i])))
+        for i in span
+        if said[i].role == "assistant"
+    ]
+    return tuple(step for step in steps if step.subject or step.unread)
+
+
+def unread_kinds(message: object) -> tuple[str, ...]:
+    """Return the kinds of images and files in what a request says in the model's name.
+
+    Raises:
+        Problem: 422, it is nested without end.
+    """
+    try:
+        return kinds_in(as_object(message))
+    except InputError as error:
+        raise Problem.of(error) from None
 
 
 def text_of(steps: Iterable[Step]) -> str:
@@ -63,21 +81,17 @@ def text_of(steps: Iterable[Step]) -> str:
 def withheld_message(message: object, text: str) -> JsonObject:
     """Return a message with a text in place of all that it says. Its tool calls stay, without their arguments."""
     told = as_object(message)
-    kept = {key: value for key, value in told.items() if key != "name" or _is_word(value)}
+    kept = {key: value for key, value in told.items() if key != "name" or is_word(value)}
     if told.get("role") == "function":
         kept.setdefault("name", "function")
     if told.get("role", told.get("type")) in MODEL:
-        kept = {key: value for key, value in kept.items() if key in ("role", "type", "name") and _is_word(value)}
+        kept = {key: value for key, value in kept.items() if key in ("role", "type", "name") and is_word(value)}
         calls = told.get("tool_calls")
         if isinstance(calls, list) and calls:
             kept["tool_calls"] = [_emptied_call(call) for call in calls]
         if isinstance(told.get("function_call"), dict):
             kept["function_call"] = _call(told["function_call"])
     return {**kept, "content": text}
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str) and is_name(value)
 
 
 def _emptied_call(call: object) -> JsonObject:
@@ -88,7 +102,7 @@ def _emptied_call(call: object) -> JsonObject:
 
 def _call(given: object) -> JsonObject:
     told = as_object(given)
-    name = told["name"] if _is_word(told.get("name")) else "withheld"
+    name = told["name"] if is_word(told.get("name")) else "withheld"
     return {"name": name, **{key: empty for key, empty in _EMPTY.items() if key in told}}
 
 
@@ -97,9 +111,9 @@ def _judged(message: object, said: Message, asked: Asked) -> tuple[Check, ...] |
     if not told:
         # LangChain reads pairs of a role and a text too, and messages that name their role in ``type``.
         return (asked.check(said.text),) if said.text.strip() else ()
-    if _is_word(told.get("type")):
+    if is_word(told.get("type")):
         del told["type"]
-    if _is_word(told.get("name")):
+    if is_word(told.get("name")):
         del told["name"]
     try:
         return answer_checks(as_message(told, {}), asked, None)

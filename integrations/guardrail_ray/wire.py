@@ -1,4 +1,4 @@
-"""Errors on the wire: our own do not survive pickling (they take keywords), so their fields travel as a record."""
+"""Errors on the wire, as records of their fields: the two ends need not be of one version, nor trust pickles."""
 
 from __future__ import annotations
 

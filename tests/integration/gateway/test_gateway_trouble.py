@@ -141,6 +141,14 @@ def test_a_client_that_leaves_stops_the_upstream(gateway: str, behind: ScriptedU
         behind._hang = hang  # type: ignore[method-assign]
 
 
+def test_odd_header_values_are_not_passed_on(http: httpx2.Client, behind: ScriptedUpstream) -> None:
+    odd = {"openai-organization": b"caf\xe9", "openai-project": b"mine", "authorization": b"Bearer \xe9"}
+    assert http.post("/v1/chat/completions", json=body("hi"), headers=odd).status_code == 200
+    assert "openai-organization" not in behind.headers[-1]
+    assert "authorization" not in behind.headers[-1]
+    assert behind.headers[-1]["openai-project"] == "mine"
+
+
 class Quoting:
     """An upstream whose error was raised from one that quotes text."""
 

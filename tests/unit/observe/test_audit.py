@@ -6,6 +6,7 @@ import json
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,8 @@ Tamper = Callable[[list[str]], list[str]]
         (lambda rows: [rows[0], rows[2], rows[1], *rows[3:]], "line 2: a line before it is missing"),
         (lambda rows: [*rows[:2], "{}", *rows[2:]], "line 3: not a line"),
         (lambda rows: [*rows[:2], "nonsense", *rows[2:]], "line 3: not a line"),
+        (lambda rows: [*rows[:2], '{"digest":"","sequence":1e999,"previous":""}', *rows[2:]], "line 3: not a line"),
+        (lambda rows: [*rows[:2], "[" * 100_000, *rows[2:]], "line 3: not a line"),
         (lambda rows: [rows[0], rows[0], *rows[1:]], "line 2: a line before it is missing"),
     ],
 )
@@ -133,6 +136,36 @@ def test_a_broken_end_is_not_continued(tmp_path: Path) -> None:
     path.write_text('{"sequence": 1, "dig')
     with pytest.raises(ConfigError, match="last line"):
         AuditLog(path)
+
+
+def test_a_file_that_cannot_be_renamed_goes_on_growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError
+
+    path = tmp_path / "audit"
+    log = AuditLog(path, max_bytes=1024)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refuse)
+        for _ in range(4):
+            with suppress(PermissionError):
+                log.rail(event())
+    log.rail(event())
+    log.close()
+    assert (verify(path).lines, verify(path).broken) == (5, None)
+
+
+def test_a_log_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "audit"
+    log = AuditLog(path)
+    log.rail(event())
+    log.close()
+    monkeypatch.setattr(Path, "open", refuse)
+    for read in (verify, AuditLog):
+        with pytest.raises(ConfigError, match=r"cannot read the audit log .*: Permission denied"):
+            read(path)
 
 
 def test_many_threads_write_whole_lines(tmp_path: Path) -> None:

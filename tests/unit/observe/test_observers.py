@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
 import json
 import logging
@@ -16,7 +18,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from guardrail_plugin import Check, GuardianError, InferencePool, Policy, guard
 from guardrail_plugin.flow import Blocked
-from guardrail_plugin.observe import JsonFormatter, LogObserver, ObserverCallback, Observers, RailEvent, RequestEvent
+from guardrail_plugin.observe import (
+    JsonFormatter,
+    LogObserver,
+    ObserverCallback,
+    Observers,
+    RailEvent,
+    RequestEvent,
+    log_json,
+)
 from guardrail_plugin.observe.prometheus import PrometheusMetrics
 from guardrail_plugin.observe.telemetry import Telemetry
 from guardrail_plugin.testing import ScriptedGuardian, block_all, verdict
@@ -184,3 +194,21 @@ def test_structured_logs() -> None:
     assert (whole["status"], whole["error"], whole["first_chunk_s"]) == (429, "overloaded", 0.4)
     assert (failed["level"], failed["exception"]) == ("error", "ValueError")
     assert SECRET not in stream.getvalue()
+
+
+async def test_an_error_that_nobody_awaited_is_logged_without_its_text() -> None:
+    stream = io.StringIO()
+    names = ("guardrail_plugin", "guardrail_gateway", "uvicorn", "asyncio")
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
+    handler = log_json(stream=stream)
+    try:
+        asyncio.get_running_loop().create_future().set_exception(ValueError(SECRET))
+        gc.collect()
+    finally:
+        for logger, level in before:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = True
+    [line] = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (line["logger"], line["exception"]) == ("asyncio", "ValueError")
+    assert line["message"] == "Future exception was never retrieved"
