@@ -38,17 +38,18 @@ lint: install
 bench: install  ## what the wrapper adds around a trivial chain
 	$(BIN)/python tests/benchmark/wrapper_overhead.py
 
-evaluate: install  ## the model card's table; DATA is the folder of labelled files
+evaluate: install  ## the model card's table; DATA is the folder of the card's data files, which are not in this repository
 	$(BIN)/guardrail evaluate --suite $(DATA) --dtype $(DTYPE) --responses $(RESPONSES) --out reports/default
 
 train: install  ## the shipped weights, from the shipped recipe
 	$(BIN)/guardrail train --config default --data $(DATA) --out runs/default
 
 package: install  ## wheel and sdist, and the wheel tried in a clean environment
+	rm -rf dist
 	$(BIN)/python -m build -q
 	rm -rf build/wheel-check && $(PYTHON) -m venv build/wheel-check
 	build/wheel-check/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
 	build/wheel-check/bin/python tests/packaging/check_wheel.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -30,7 +30,7 @@ def main() -> None:
         return text
 
     with InferencePool() as pool:
-        guardian = Guardian.load(pool=pool)
+        guardian = Guardian.load(pool=pool, warm_up=True)
         prompt = ChatPromptTemplate.from_messages(
             [("system", "Answer in two short sentences."), ("user", "{question}")]
         )

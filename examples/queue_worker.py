@@ -40,8 +40,8 @@ async def work(queue: asyncio.Queue[Job], safe: Runnable[str, str]) -> None:
 async def main() -> None:
     queue: asyncio.Queue[Job] = asyncio.Queue(maxsize=16)
     async with InferencePool() as pool:
-        guardian = await asyncio.to_thread(Guardian.load, pool=pool)
-        await guardian.acheck("Hello", timeout_s=300.0)  # reads the weights, before the first job's time runs
+        # warm_up: the weights are read now, before the first job's time runs
+        guardian = await asyncio.to_thread(Guardian.load, pool=pool, warm_up=True)
         chain = RunnableLambda(lambda text: f"(the model's answer to {len(text)} characters)")
         safe = guard(chain, guardian=guardian, policy=Policy(on_failure="raise"), output_type=str)
         workers = [asyncio.create_task(work(queue, safe)) for _ in range(WORKERS)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from guardrail_plugin import Check, Guardian, InferencePool
-from guardrail_plugin.core.errors import ModelNotFoundError
+from guardrail_plugin import Check, Guardian, InferencePool, ModelNotFoundError
 
 MODEL = "Qwen/Qwen3Guard-Gen-0.6B"
 QUERIES = [

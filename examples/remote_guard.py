@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from guardrail_plugin import Guardian, InferencePool, Policy
-from guardrail_plugin.core.errors import PoolError
+from guardrail_plugin import Guardian, InferencePool, Policy, PoolError
 
 URL, MODEL, BASE = (*sys.argv[1:], *("http://127.0.0.1:8000/v1", "my-guard", None)[len(sys.argv) - 1 :])
 

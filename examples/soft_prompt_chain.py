@@ -39,7 +39,7 @@ def trained(file: Path) -> Path:
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else trained(Path("example.soft.safetensors"))
     with InferencePool() as pool:
-        guardian = Guardian.load(pool=pool)
+        guardian = Guardian.load(pool=pool, warm_up=True)
         chat = SoftPromptChatModel(adapter=ADAPTER, soft_prompt=file, pool=pool, max_tokens=40)
         prompt = ChatPromptTemplate.from_messages([("user", "{question}")])
         safe = guard(prompt | chat, guardian=guardian)

@@ -162,7 +162,7 @@ def plot(cells: Sequence[Cell], file: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingDependencyError("matplotlib", extra="evaluate") from None
+        raise MissingDependencyError("matplotlib", extra="bench") from None
     lines = lines_of(cells)
     names = list(dict.fromkeys(line.contender for line in lines))
     figure = Figure(figsize=(10, 4), layout="constrained")
