@@ -19,7 +19,7 @@ from guardrail_plugin.runnables.stage import InputStage
 from guardrail_plugin.runnables.tool_outputs import read_output, replaced, texts_of
 from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.tools import GuardedTool, ToolBlockedError
-from guardrail_plugin.runnables.views import latest_turn
+from guardrail_plugin.runnables.views import latest_turn, user_turns
 
 __all__ = [
     "Asked",
@@ -47,4 +47,5 @@ __all__ = [
     "replaced",
     "texts_of",
     "under_config",
+    "user_turns",
 ]

@@ -85,9 +85,10 @@ _WORDS = (
     | {"text", "content", "value", "document", "title", "context", "json", "body", "name", "input", "output", "note"}
     | {"guardContent", "guard_content", "toolResult", "toolUse", "toolUseId", "citationsContent", "citations"}
 )
-_KEY = re.compile(r"[\w.$@:/-]{1,64}")
-_NAME = re.compile(r"[\w./:@+=-]{0,200}")
-_OPAQUE = re.compile(r"[\w+/=.-]*")
+# ASCII: a sentence in a script without spaces is no name.
+_KEY = re.compile(r"[\w.$@:/-]{1,64}", re.ASCII)
+_NAME = re.compile(r"[\w./:@+=-]{0,200}", re.ASCII)
+_OPAQUE = re.compile(r"[\w+/=.-]*", re.ASCII)
 
 
 def family_of(kind: str) -> Family:

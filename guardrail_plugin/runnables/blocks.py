@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChunk
+from pydantic import BaseModel
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.flow import Part
@@ -247,6 +248,8 @@ def as_json(value: object) -> str:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):  # its warnings about a value of the wrong type would print the value
+        return value.model_dump(mode="json", warnings=False)
     dump = getattr(value, "model_dump", None)
     if callable(dump):
         return dump(mode="json")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+from pydantic import BaseModel
+
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.runnables.block_kinds import (
     MEDIA_KINDS,
@@ -168,8 +170,7 @@ class Reader:
             for inner in value:
                 self.read(inner, place, key, depth + 1)
         else:
-            dump = getattr(value, "model_dump", None)
-            self.read(dump() if callable(dump) else str(value), place, key, depth + 1)
+            self.read(_dumped(value), place, key, depth + 1)
 
     def _mapping(self, block: Mapping[object, object], place: _Place, depth: int) -> None:
         known = place.family != "unknown"
@@ -235,3 +236,10 @@ def _flat(value: object) -> str:
     except (TypeError, ValueError, RecursionError):
         # Raised anew without its cause, which may quote the content.
         raise InputError("content that is nested without end cannot be read") from None
+
+
+def _dumped(value: object) -> object:
+    if isinstance(value, BaseModel):  # its warnings about a value of the wrong type would print the value
+        return value.model_dump(warnings=False)
+    dump = getattr(value, "model_dump", None)
+    return dump() if callable(dump) else str(value)

@@ -133,6 +133,11 @@ class Heard(BaseCallbackHandler):
         return not self._spoke and (self._began or inert(self._runnable))
 
 
+def is_control_flow(error: BaseException) -> bool:
+    """Tell LangGraph's interrupts and commands from errors."""
+    return named(error, _CONTROL)
+
+
 def listeners(callbacks: object) -> list[BaseCallbackHandler]:
     """Return those of a config's callbacks that are such listeners: an outer one hears what an inner one hears."""
     handlers = callbacks if isinstance(callbacks, list) else getattr(callbacks, "handlers", [])

@@ -46,6 +46,8 @@ def guard(
     ``context_turns`` turns before it for context. What the guardian blocks never reaches ``runnable``.
     Earlier turns are not judged again: they were when they were asked. So the history must be the application's own;
     where clients send it, and could make it up, judge it first (the gateway does). System messages are the developer's.
+    What was blocked does not belong into a history, where the next call's model would read it: neither a turn nor an
+    answer. What keeps one stands between the rails: ``guard(with_history(guard(chain, rails=("output",))))``.
 
     The output rail judges the answer together with the query, and each of its tool calls on its own. Streams release
     only what has been judged, window by window; each window is judged with what stands before it, and the answer as a

@@ -30,7 +30,8 @@ def guard_tool(
 ) -> GuardedTool:
     """Put rails around a tool. Returns a tool of the same name and schema.
 
-    The name and arguments are judged before the call, rendered as data; the output is judged before anybody reads it.
+    The name and arguments are judged before the call, rendered as data; the output is judged before anybody reads it,
+    and so is the text of an exception, which a graph's error handling may show to the model.
     A block returns a ``ToolMessage`` with ``status="error"`` and a short reason, or the reason alone where the tool is
     not called with a tool call; what was returned beside the blocked message (siblings, a ``Command``'s other
     updates) goes on. Inside ``guard(overlap=True)`` the tool waits for the verdict on the input.

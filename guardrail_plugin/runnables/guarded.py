@@ -24,6 +24,7 @@ from guardrail_plugin.runnables.calls import Calls
 from guardrail_plugin.runnables.construction import GuardRail, Settings, build_calls, check_rails
 from guardrail_plugin.runnables.stage import OnBlock
 from guardrail_plugin.runnables.streams import closing, joined
+from guardrail_plugin.runnables.verdict_only import VerdictOnly
 from guardrail_plugin.runnables.views import InputKey
 
 
@@ -80,6 +81,7 @@ class GuardedRunnable(BindFirst, RunnableSerializable[Input, Output]):
         context_turns: int = 6,
         name: str | None = None,
     ) -> None:
+        on_block = VerdictOnly.wrap(on_block)
         settings = Settings(
             guardian=guardian,
             policy=policy,

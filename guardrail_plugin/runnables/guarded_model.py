@@ -6,12 +6,12 @@ says only what was released; the model inside runs unheard.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage, message_chunk_to_message
 from langchain_core.messages.ai import AIMessageChunk
@@ -26,9 +26,10 @@ from guardrail_plugin.flow import Allowed, Edited, Outcome
 from guardrail_plugin.runnables import detached
 from guardrail_plugin.runnables.answers import Asked
 from guardrail_plugin.runnables.blocks import client_calls
+from guardrail_plugin.runnables.inner_models import marks_of, model_in
 from guardrail_plugin.runnables.model_chunks import Orders, as_message, ateed, generation, teed
 from guardrail_plugin.runnables.output_stage import OutputStage
-from guardrail_plugin.runnables.parents import aunder_model, under_model
+from guardrail_plugin.runnables.parents import ModelRun, aunder_model, under_model
 from guardrail_plugin.runnables.streams import closing, joined
 from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.views import read_input
@@ -65,6 +66,7 @@ class Ended:
 
 
 OnEnded: TypeAlias = Callable[[Ended], None]
+OnBind: TypeAlias = Callable[[Sequence[Any]], Mapping[str, Any]]
 
 
 class GuardedChatModel(BaseChatModel):
@@ -81,6 +83,8 @@ class GuardedChatModel(BaseChatModel):
         calls: judges tool calls one by one, and withholds those that are blocked; ``None``: a blocked call blocks the
             answer.
         listeners: told how each answer ended.
+        on_bind: told what tools are bound; returns fields of the model that they change.
+        run: the call that this copy was made for; ``None`` outside of one.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -89,6 +93,8 @@ class GuardedChatModel(BaseChatModel):
     stage: Annotated[OutputStage, SkipValidation] = Field(exclude=True, repr=False)
     calls: Annotated[ToolStage | None, SkipValidation] = Field(default=None, exclude=True, repr=False)
     listeners: tuple[OnEnded, ...] = Field(default=(), exclude=True, repr=False)
+    on_bind: Annotated[OnBind | None, SkipValidation] = Field(default=None, exclude=True, repr=False)
+    run: Annotated[ModelRun | None, SkipValidation] = Field(default=None, exclude=True, repr=False)
     context_turns: int = 6
 
     def __init__(
@@ -98,23 +104,25 @@ class GuardedChatModel(BaseChatModel):
         stage: OutputStage,
         calls: ToolStage | None = None,
         listeners: tuple[OnEnded, ...] = (),
+        on_bind: OnBind | None = None,
         context_turns: int = 6,
     ) -> None:
+        given = {"inner": inner, "stage": stage, "calls": calls, "listeners": listeners, "on_bind": on_bind}
+        profile = getattr(model_in(inner), "profile", None)
         # cache=False: the model inside caches, and knows the tools that are bound to it.
-        given = {"inner": inner, "stage": stage, "calls": calls, "listeners": listeners, "context_turns": context_turns}
-        super().__init__(**given, cache=False, profile=getattr(_model_in(inner), "profile", None))
+        super().__init__(**given, **marks_of(inner), context_turns=context_turns, cache=False, profile=profile)
 
     @property
     def model_name(self) -> str | None:
         """The name of the model inside, for those who ask a model what it can do."""
-        model = _model_in(self.inner)
+        model = model_in(self.inner)
         names = (getattr(model, key, None) for key in ("model_name", "model", "model_id"))
         return next((name for name in names if isinstance(name, str)), None)
 
     @property
     @override
     def _llm_type(self) -> str:
-        model = _model_in(self.inner)
+        model = model_in(self.inner)
         return model._llm_type if isinstance(model, BaseChatModel) else "guarded"
 
     @property
@@ -125,7 +133,7 @@ class GuardedChatModel(BaseChatModel):
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        model = _model_in(self.inner)
+        model = model_in(self.inner)
         if isinstance(model, BaseChatModel):
             return model._get_ls_params(stop=stop, **kwargs)
         return super()._get_ls_params(stop=stop, **kwargs)
@@ -136,7 +144,8 @@ class GuardedChatModel(BaseChatModel):
         bind = getattr(self.inner, "bind_tools", None)
         if bind is None:
             raise NotImplementedError(f"{self.inner.get_name()} takes no tools, or has some bound already")
-        return self.model_copy(update={"inner": bind(tools, **kwargs)})
+        changed = {} if self.on_bind is None else self.on_bind(tools)
+        return self.model_copy(update={"inner": bind(tools, **kwargs), **changed})
 
     @override
     def invoke(
@@ -148,7 +157,8 @@ class GuardedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         ended: list[Ended] = []
-        message = BaseChatModel.invoke(self._heard_by(ended), input, config, stop=stop, **kwargs)
+        run = ModelRun(config)
+        message = BaseChatModel.invoke(self._for(run, ended.append), input, run.heard, stop=stop, **kwargs)
         return _for_history(message, ended)
 
     @override
@@ -161,11 +171,62 @@ class GuardedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         ended: list[Ended] = []
-        message = await BaseChatModel.ainvoke(self._heard_by(ended), input, config, stop=stop, **kwargs)
+        run = ModelRun(config)
+        message = await BaseChatModel.ainvoke(self._for(run, ended.append), input, run.heard, stop=stop, **kwargs)
         return _for_history(message, ended)
 
-    def _heard_by(self, ended: list[Ended]) -> GuardedChatModel:
-        return self.model_copy(update={"listeners": (*self.listeners, ended.append)})
+    @override
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        run = ModelRun(config)
+        yield from BaseChatModel.stream(self._for(run), input, run.heard, stop=stop, **kwargs)
+
+    @override
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        run = ModelRun(config)
+        source = BaseChatModel.astream(self._for(run), input, run.heard, stop=stop, **kwargs)
+        async with closing(source) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _for(self, run: ModelRun, *listeners: OnEnded) -> GuardedChatModel:
+        """Return a copy that is used for one call."""
+        return self.model_copy(update={"run": run, "listeners": (*self.listeners, *listeners)})
+
+    def _inside(self) -> RunnableConfig:
+        """Return the config for the model inside."""
+        return ensure_config() if self.run is None else self.run.inside
+
+    @override
+    def get_token_ids(self, text: str) -> list[int]:
+        model = model_in(self.inner)
+        return model.get_token_ids(text) if isinstance(model, BaseLanguageModel) else super().get_token_ids(text)
+
+    @override
+    def get_num_tokens(self, text: str) -> int:
+        model = model_in(self.inner)
+        return model.get_num_tokens(text) if isinstance(model, BaseLanguageModel) else super().get_num_tokens(text)
+
+    @override
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        model = model_in(self.inner)
+        given = {} if tools is None else {"tools": tools}  # not every model takes them
+        if isinstance(model, BaseLanguageModel):
+            return model.get_num_tokens_from_messages(messages, **given)
+        return super().get_num_tokens_from_messages(messages, **given)
 
     @override
     def _generate(
@@ -176,7 +237,7 @@ class GuardedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         parent = under_model(run_manager)
-        answer = as_message(detached.invoke(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs)))
+        answer = as_message(detached.invoke(self.inner, messages, self._inside(), parent, **_with(stop, kwargs)))
         [outcome] = self.stage.judge([answer], [self._asked(messages)], [parent])
         ordered = client_calls(answer) if self.calls is not None and isinstance(outcome, Allowed) else []
         if self.calls is not None and ordered:
@@ -193,7 +254,7 @@ class GuardedChatModel(BaseChatModel):
     ) -> ChatResult:
         """Cancellation: passes to the model inside and to the guardian."""
         parent = aunder_model(run_manager)
-        said = await detached.ainvoke(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs))
+        said = await detached.ainvoke(self.inner, messages, self._inside(), parent, **_with(stop, kwargs))
         answer = as_message(said)
         [outcome] = await self.stage.ajudge([answer], [self._asked(messages)], [parent])
         ordered = client_calls(answer) if self.calls is not None and isinstance(outcome, Allowed) else []
@@ -209,9 +270,9 @@ class GuardedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        parent = under_model(run_manager)
+        parent = self.run.parent() if run_manager is None and self.run is not None else under_model(run_manager)
         seen: list[AIMessageChunk] = []
-        source = detached.stream(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs))
+        source = detached.stream(self.inner, messages, self._inside(), parent, **_with(stop, kwargs))
         kept = Orders(self.calls)
         for chunk in self.stage.stream(
             teed(source, seen), self._asked(messages), parent, on_end=lambda *how: self._tell(seen, *how)
@@ -231,9 +292,9 @@ class GuardedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         """Cancellation: passes to the model inside and to the guardian; nothing is left running."""
-        parent = aunder_model(run_manager)
+        parent = self.run.aparent() if run_manager is None and self.run is not None else aunder_model(run_manager)
         seen: list[AIMessageChunk] = []
-        source = detached.astream(self.inner, messages, ensure_config(), parent, **_with(stop, kwargs))
+        source = detached.astream(self.inner, messages, self._inside(), parent, **_with(stop, kwargs))
         kept = Orders(self.calls)
         checked = self.stage.astream(
             ateed(source, seen), self._asked(messages), parent, on_end=lambda *how: self._tell(seen, *how)
@@ -278,13 +339,6 @@ class GuardedChatModel(BaseChatModel):
             instead = passed if changed else None
             listener(Ended(outcome, answer.id, instead, original, passed.text, tuple(client_calls(passed))))
         return ChatResult(generations=[ChatGeneration(message=passed)])
-
-
-def _model_in(runnable: object) -> object:
-    """Return the model inside bindings."""
-    while not isinstance(runnable, BaseChatModel) and hasattr(runnable, "bound"):
-        runnable = runnable.bound
-    return runnable
 
 
 def _with(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:

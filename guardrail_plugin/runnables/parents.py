@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
     AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
     BaseCallbackManager,
     CallbackManagerForChainRun,
     CallbackManagerForLLMRun,
+    Callbacks,
 )
 from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
+from typing_extensions import override
 
 
 def under_model(run: CallbackManagerForLLMRun | None) -> CallbackManagerForChainRun:
@@ -45,6 +50,51 @@ def aunder_config(config: RunnableConfig) -> AsyncCallbackManagerForChainRun:
     return AsyncCallbackManagerForChainRun(run_id=manager.parent_run_id, **_heirloom(manager))
 
 
+class ModelRun(BaseCallbackHandler):
+    """One call of a model: its config, and its run as soon as that has begun. Made for one call.
+
+    LangChain keeps a model's config from the model's own methods, and its run, too, where it streams.
+
+    Attributes:
+        inside: the config for what the model is made of: not the call's name and id.
+        heard: the call's config, with this among its listeners.
+    """
+
+    run_inline = True
+
+    def __init__(self, config: RunnableConfig | None) -> None:
+        """Take in the config that the model is called with."""
+        self.heard = ensure_config(config)
+        self.inside = self.heard.copy()
+        self.inside.pop("run_id", None)
+        self.inside.pop("run_name", None)
+        self.heard["callbacks"] = _with(self.heard.get("callbacks"), self)
+        self._run_id: UUID | None = None
+
+    @override
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._run_id = run_id
+
+    def parent(self) -> CallbackManagerForChainRun:
+        """Return the model's run as a parent for others."""
+        if self._run_id is None:
+            return CallbackManagerForChainRun.get_noop_manager()
+        return CallbackManagerForChainRun(run_id=self._run_id, **self._heirloom())
+
+    def aparent(self) -> AsyncCallbackManagerForChainRun:
+        """Like ``parent``."""
+        if self._run_id is None:
+            return AsyncCallbackManagerForChainRun.get_noop_manager()
+        return AsyncCallbackManagerForChainRun(run_id=self._run_id, **self._heirloom())
+
+    def _heirloom(self) -> dict[str, Any]:
+        callbacks = self.inside.get("callbacks")
+        if isinstance(callbacks, BaseCallbackManager):
+            return _heirloom(callbacks)
+        handlers = list(callbacks or ())
+        return {"handlers": handlers, "inheritable_handlers": handlers}
+
+
 def _heirloom(manager: BaseRunManager | BaseCallbackManager) -> dict[str, Any]:
     return {
         "handlers": manager.handlers,
@@ -54,3 +104,11 @@ def _heirloom(manager: BaseRunManager | BaseCallbackManager) -> dict[str, Any]:
         "metadata": manager.metadata,
         "inheritable_metadata": manager.inheritable_metadata,
     }
+
+
+def _with(callbacks: Callbacks, handler: BaseCallbackHandler) -> Callbacks:
+    if isinstance(callbacks, BaseCallbackManager):
+        manager = callbacks.copy()
+        manager.add_handler(handler, inherit=False)
+        return manager
+    return [*(callbacks or ()), handler]

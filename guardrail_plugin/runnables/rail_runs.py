@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Sequence
 
@@ -105,8 +106,14 @@ class AsyncRailRuns:
 
 
 def failure_of(outcome: Outcome) -> GuardrailError | None:
-    """Return the error that ends a rail's run as failed. A block is a decision, not a failure."""
-    return outcome.error if isinstance(outcome, Failed) and not isinstance(outcome.error, BlockedError) else None
+    """Return the error that ends a rail's run as failed, without its cause: a trace prints that, and what a replica or
+    a guardian of others says may quote the text. A block is a decision, not a failure.
+    """
+    if not isinstance(outcome, Failed) or isinstance(outcome.error, BlockedError):
+        return None
+    told = copy.copy(outcome.error)
+    told.__cause__ = told.__context__ = None
+    return told
 
 
 def log_unjudged(outcomes: Sequence[Outcome]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import reduce
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from langchain_core.messages import AIMessageChunk
 
 T = TypeVar("T")
 
@@ -15,6 +17,11 @@ def joined(parts: Sequence[T]) -> T:
 
     The wrapped Runnable is given this value too, so that it sees exactly what was judged.
     """
+    first, *others = parts
+    if others and all(isinstance(part, AIMessageChunk) for part in parts):
+        # All at once: one by one, each sum reads the arguments of all calls so far anew.
+        with suppress(TypeError):
+            return cast("T", cast("AIMessageChunk", first) + others)
     return reduce(_added, parts)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
-from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManager, CallbackManagerForToolRun
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import set_config_context
@@ -16,9 +17,10 @@ from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 from typing_extensions import override
 
-from guardrail_plugin.core.errors import BlockedError
+from guardrail_plugin.core.errors import BlockedError, GuardrailError
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe
 from guardrail_plugin.runnables.detached import detached
+from guardrail_plugin.runnables.failures import is_control_flow, listeners
 from guardrail_plugin.runnables.gate import await_verdict, wait_for_verdict
 from guardrail_plugin.runnables.tool_outputs import holds_messages, replaced
 from guardrail_plugin.runnables.tool_stage import ToolStage, edited_arguments
@@ -48,8 +50,11 @@ class GuardedTool(BaseTool):
     Its name, description and schema are the inner tool's. What runs inside is detached from the caller's callbacks:
     these hear of the call and of the judged output.
 
-    Does not: judge artifacts (no model reads them), other values in a ``Command``'s update than messages, what its
-    ``Send`` carries, or exceptions other than ``ToolException``.
+    An exception's text is judged like an output, as whoever catches it may show it to the model: what is blocked of it
+    is not raised.
+
+    Does not: judge artifacts (no model reads them), other values in a ``Command``'s update than messages, or what its
+    ``Send`` carries; hold back what the tool writes to a stream itself (``stream_writer``, ``emit_output_delta``).
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -130,18 +135,21 @@ class GuardedTool(BaseTool):
                 return self._answer(_EDIT_UNREADABLE, outcome, call_id)
             args, kwargs = edited
         wait_for_verdict()
-        inner = detached(config)
-        kwargs |= _wanted(self.inner._run, inner, CallbackManagerForToolRun.get_noop_manager())
+        inner = _inside(config, run_manager)
+        kwargs = _unheard(kwargs, inner) | _wanted(self.inner._run, inner, CallbackManagerForToolRun.get_noop_manager())
         kwargs |= {_CALL_ID: call_id} if isinstance(self.inner, GuardedTool) else {}
-        failed = False
+        failure: Exception | None = None
         with set_config_context(inner) as context:
             try:
                 output = context.run(self.inner._run, *args, **kwargs)
-            except ToolException as error:
-                output, failed = self._told(error), True
-        content, artifact = self._split(output, failed=failed)
+            except Exception as error:
+                output, failure = self._told(error), error
+        content, artifact = self._split(output, failed=failure is not None)
         judged = self.stage.outputs(self.name, self.stage.texts(self.name, content), run_manager)
-        return self._passed(content, artifact, judged, failed=failed, call_id=call_id)
+        try:
+            return self._passed(content, artifact, judged, failure=failure, call_id=call_id)
+        finally:
+            del failure  # its traceback holds this frame: the two would keep each other
 
     @override
     async def _arun(
@@ -161,20 +169,23 @@ class GuardedTool(BaseTool):
                 return self._answer(_EDIT_UNREADABLE, outcome, call_id)
             args, kwargs = edited
         await await_verdict()
-        inner = detached(config)
+        inner = _inside(config, run_manager)
         plain = type(self.inner)._arun is BaseTool._arun
         runs = self.inner._run if plain else self.inner._arun
-        kwargs |= _wanted(runs, inner, AsyncCallbackManagerForToolRun.get_noop_manager())
+        kwargs = _unheard(kwargs, inner) | _wanted(runs, inner, AsyncCallbackManagerForToolRun.get_noop_manager())
         kwargs |= {_CALL_ID: call_id} if isinstance(self.inner, GuardedTool) else {}
-        failed = False
+        failure: Exception | None = None
         with set_config_context(inner) as context:
             try:
                 output = await coro_with_context(self.inner._arun(*args, **kwargs), context)
-            except ToolException as error:
-                output, failed = self._told(error), True
-        content, artifact = self._split(output, failed=failed)
+            except Exception as error:
+                output, failure = self._told(error), error
+        content, artifact = self._split(output, failed=failure is not None)
         judged = await self.stage.aoutputs(self.name, self.stage.texts(self.name, content), run_manager)
-        return self._passed(content, artifact, judged, failed=failed, call_id=call_id)
+        try:
+            return self._passed(content, artifact, judged, failure=failure, call_id=call_id)
+        finally:
+            del failure  # its traceback holds this frame: the two would keep each other
 
     def _shown(self, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
         """Return what the model wrote: the arguments without those that were injected."""
@@ -202,17 +213,34 @@ class GuardedTool(BaseTool):
             raise ValueError(f"a tool with response_format='content_and_artifact' returned a {type(output).__name__}")
         return output
 
-    def _told(self, error: ToolException) -> Any:
-        """Return what the tool says about its own failure: a model reads it, so it is judged like an output."""
+    def _handles(self, error: Exception) -> bool:
+        return isinstance(error, ToolException) and bool(self.handle_tool_error)
+
+    def _told(self, error: Exception) -> Any:
+        """Return what the tool says about its own failure: a model may read it, so it is judged like an output.
+
+        Whoever catches an error that the tool does not handle itself, ToolNode or a middleware, writes its text down.
+
+        Raises:
+            Exception: it says nothing that a tool could have read: LangGraph's control flow, errors of this library.
+        """
+        if not isinstance(error, ToolException) or not self.handle_tool_error:
+            if isinstance(error, GuardrailError) or is_control_flow(error):
+                raise error
+            return str(error)
         handler = self.handle_tool_error
-        if not handler:
-            raise error
         if callable(handler):
             return handler(error)
         return handler if isinstance(handler, str) else (error.args[0] if error.args else "Tool execution error")
 
     def _passed(
-        self, content: Any, artifact: Any, outcomes: Sequence[Outcome], *, failed: bool, call_id: str | None
+        self,
+        content: Any,
+        artifact: Any,
+        outcomes: Sequence[Outcome],
+        *,
+        failure: Exception | None,
+        call_id: str | None,
     ) -> Any:
         self._answered = True
         texts: list[str | None] = []
@@ -224,11 +252,16 @@ class GuardedTool(BaseTool):
             text = outcome.text if isinstance(outcome, Edited) else None
             texts.append(outcome.response if isinstance(outcome, Blocked) else text)
         if all(text is None for text in texts):
-            return self._shaped(self._failure(content, call_id) if failed else content, artifact)
+            if failure is not None and not self._handles(failure):
+                try:
+                    raise failure
+                finally:
+                    del failure
+            return self._shaped(content if failure is None else self._failure(content, call_id), artifact)
         blocked = next((outcome for outcome in outcomes if isinstance(outcome, Blocked)), None)
         if blocked is not None and not holds_messages(content):
             return self._answer(blocked.response, blocked, call_id)
-        return self._shaped(replaced(content, texts, error=blocked is not None or failed), None)
+        return self._shaped(replaced(content, texts, error=blocked is not None or failure is not None), None)
 
     def _refused(self, outcome: Outcome, call_id: str | None) -> Any:
         if isinstance(outcome, Failed):
@@ -273,6 +306,26 @@ def _injected(tool: BaseTool) -> frozenset[str]:
     except (TypeError, NotImplementedError):
         return hidden
     return hidden if shown is None else hidden | (full.keys() - shown.keys())
+
+
+def _inside(
+    config: RunnableConfig, run: CallbackManagerForToolRun | AsyncCallbackManagerForToolRun | None
+) -> RunnableConfig:
+    """Return the config of the tool inside: unheard, but in a run, which those who dispatch custom events ask for."""
+    inner = detached(config)
+    if run is not None:
+        heard = listeners(inner["callbacks"])
+        inner["callbacks"] = CallbackManager(heard, [*heard], parent_run_id=run.run_id)
+    return inner
+
+
+def _unheard(kwargs: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+    """Put the config in place of the one that LangGraph's ``ToolRuntime`` brings along."""
+    return {key: replace(value, config=config) if _is_runtime(value) else value for key, value in kwargs.items()}
+
+
+def _is_runtime(value: Any) -> bool:
+    return is_dataclass(value) and all(hasattr(value, name) for name in ("config", "tool_call_id", "stream_writer"))
 
 
 def _wanted(function: Callable[..., Any], config: RunnableConfig, manager: object) -> dict[str, Any]:

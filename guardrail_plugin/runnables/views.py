@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,7 +30,7 @@ QUERY_KEYS = ("messages", "input", "question", "query")
 """Keys of a dict input that are read without ``input_key``, if exactly one of them is there."""
 
 HISTORY_KEYS = ("chat_history", "history")
-"""Keys whose messages are read as earlier turns of such a dict."""
+"""Keys whose messages are read as earlier turns of a dict, unless a function picks from it."""
 
 _ROLES: tuple[tuple[type[BaseMessage], Role], ...] = (
     (HumanMessage, "user"),
@@ -77,6 +77,8 @@ def read_turn(value: object, *, input_key: InputKey | None = None, context_turns
     """
     history: list[BaseMessage] = []
     if input_key is not None:
+        if isinstance(value, Mapping) and isinstance(input_key, str) and input_key not in HISTORY_KEYS:
+            history = _history(value)
         value = _by_key(value, input_key)
     elif isinstance(value, Mapping) and not _is_message(value):
         history = _history(value)
@@ -86,7 +88,7 @@ def read_turn(value: object, *, input_key: InputKey | None = None, context_turns
         found: list[str] = []
     else:
         messages = _messages(value)
-        start, stop = _latest_turn(messages)
+        start, stop, _ = latest_turn(messages)
         turn = [read_content(message.content) for message in _judged(messages[start:stop])]
         earlier = [*history, *messages[:start]]
         found = kinds_in(message.content for message in messages[start:stop])
@@ -178,15 +180,15 @@ def _role(message: BaseMessage) -> Role:
     return _CHAT_ROLES.get(message.role.lower(), "user") if isinstance(message, ChatMessage) else "user"
 
 
-def _latest_turn(messages: Sequence[BaseMessage]) -> tuple[int, int]:
-    roles = [_role(message) for message in messages]
-    if "user" not in roles:
-        return 0, len(roles)
-    stop = len(roles) - roles[::-1].index("user")
-    start = stop
-    while start > 0 and roles[start - 1] != "assistant":
-        start -= 1
-    return start, stop
+def _turns(roles: Sequence[Role]) -> Iterator[tuple[int, int, list[int]]]:
+    """Yield where user turns begin and end, and which messages are the user's, latest turn first."""
+    users: list[int] = []
+    for index in range(len(roles) - 1, -1, -1):
+        if roles[index] == "user":
+            users.insert(0, index)
+        if users and (index == 0 or roles[index - 1] == "assistant"):
+            yield index, users[-1] + 1, users
+            users = []
 
 
 def read_messages(messages: Sequence[Any]) -> list[Message]:
@@ -204,9 +206,13 @@ def latest_turn(messages: Sequence[Any]) -> tuple[int, int, list[int]]:
     Raises:
         InputError: the list holds something that is not a message.
     """
-    read = _messages(messages)
-    start, stop = _latest_turn(read)
-    return start, stop, [index for index in range(start, stop) if _role(read[index]) == "user"]
+    roles = [_role(message) for message in _messages(messages)]
+    return next(_turns(roles), (0, len(roles), []))
+
+
+def user_turns(messages: Sequence[BaseMessage]) -> Iterator[tuple[int, list[int]]]:
+    """Yield the user turns of a list, latest first: where each ends, and which messages in it are the user's."""
+    return ((stop, users) for _, stop, users in _turns([_role(message) for message in messages]))
 
 
 def _judged(turn: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -56,7 +56,7 @@ def _saver() -> Any:
     try:
         from langgraph.checkpoint.memory import InMemorySaver
     except ImportError:
-        raise MissingDependencyError("langgraph", extra="dev") from None
+        raise MissingDependencyError("langgraph", extra="langchain") from None
     return InMemorySaver()
 
 

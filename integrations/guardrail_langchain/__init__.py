@@ -9,11 +9,20 @@
 what was not judged out of a checkpointer's store.
 """
 
-from guardrail_langchain.held import held_messages
-from guardrail_langchain.middleware import GuardrailMiddleware
-from guardrail_langchain.node import guardrail_node
-from guardrail_langchain.saver import GuardedSaver
-from guardrail_langchain.settings import AgentRail, GuardrailOverrides
+from __future__ import annotations
+
+from guardrail_plugin import MissingDependencyError
+
+try:
+    from guardrail_langchain.held import held_messages
+    from guardrail_langchain.middleware import GuardrailMiddleware
+    from guardrail_langchain.node import guardrail_node
+    from guardrail_langchain.saver import GuardedSaver
+    from guardrail_langchain.settings import AgentRail, GuardrailOverrides
+except ModuleNotFoundError as error:
+    if str(error.name).partition(".")[0] not in ("langchain", "langgraph"):
+        raise
+    raise MissingDependencyError(str(error.name), extra="langchain") from None
 
 __all__ = [
     "AgentRail",

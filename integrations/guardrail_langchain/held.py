@@ -3,7 +3,8 @@
 A graph that resumes runs the paused node again, and would call a model or a tool a second time. So what a person is
 asked about is put aside first, the step ends, and the question is asked in a step of its own: the decision is
 about exactly the text that was shown. Such a text is in the checkpoint while it waits, and in the thread's history;
-``GuardedSaver`` keeps it out of the store.
+``GuardedSaver`` keeps it out of the store. Streams of the state hold it packed (``guardrail_held``): not readable at a
+glance, but neither encrypted. Do not pass that key on to clients.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
+from zlib import compress, decompress
 
 from langchain.agents.middleware.types import AgentState, PrivateStateAttr
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import interrupt
 from typing_extensions import NotRequired
 
@@ -23,7 +26,9 @@ WAITING = "This waits for a person's decision."
 """Stands in for what is held, under its message id."""
 
 Held: TypeAlias = dict[str, Any]
-"""``by``: whose middleware; ``rail``; ``verdict``: its fields; ``message``: what waits."""
+"""``by``: whose middleware; ``rail``; ``verdict``: its fields; ``kind`` and ``packed``: what waits."""
+
+_SERDE = JsonPlusSerializer()
 
 
 def _merged(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -41,12 +46,22 @@ class GuardrailState(AgentState[Any]):
 
 def held_messages(values: Mapping[str, Any]) -> dict[str, BaseMessage]:
     """Return what waits for a decision, by message id: ``held_messages(agent.get_state(config).values)``."""
-    return {key: entry["message"] for key, entry in (values.get("guardrail_held") or {}).items()}
+    return {key: message_of(held) for key, held in (values.get("guardrail_held") or {}).items()}
 
 
 def entry(message: BaseMessage, verdict: Verdict, *, by: str) -> Held:
-    """Return a message as it is held, in types that every checkpointer can write."""
-    return {"by": by, "rail": verdict.rail, "verdict": verdict.as_dict(), "message": message}
+    """Return a message as it is held, in types that every checkpointer can write.
+
+    Packed: LangGraph shows private state, too, to whoever listens to updates, values or events.
+    """
+    kind, packed = _SERDE.dumps_typed(message)
+    return {"by": by, "rail": verdict.rail, "verdict": verdict.as_dict(), "kind": kind, "packed": compress(packed)}
+
+
+def message_of(held: Held) -> BaseMessage:
+    """Return the message that waits."""
+    message: BaseMessage = _SERDE.loads_typed((held["kind"], decompress(held["packed"])))
+    return message
 
 
 def verdict_of(held: Held) -> Verdict:
@@ -102,7 +117,7 @@ def decided(held: Held, said: str, *, refusal: str) -> BaseMessage:
     Args:
         refusal: what is said when the decision is to block.
     """
-    message: BaseMessage = held["message"]
+    message = message_of(held)
     if said == "allow":
         return message
     fields = {**held["verdict"], "action": "block" if said == "block" else "edit"}
@@ -122,7 +137,7 @@ def decided(held: Held, said: str, *, refusal: str) -> BaseMessage:
 def mine(state: Mapping[str, Any], name: str, *, kind: type[BaseMessage]) -> dict[str, Held]:
     """Return what one middleware holds of one kind."""
     held = state.get("guardrail_held") or {}
-    return {key: item for key, item in held.items() if item["by"] == name and isinstance(item["message"], kind)}
+    return {key: item for key, item in held.items() if item["by"] == name and isinstance(message_of(item), kind)}
 
 
 def blocked_last(messages: Sequence[BaseMessage]) -> bool:

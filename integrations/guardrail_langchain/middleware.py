@@ -58,10 +58,13 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     LangGraph saves what a user says before any middleware runs: put ``GuardedSaver`` around the checkpointer, and no
     checkpoint holds a blocked text, nor one that waits for a person.
 
-    Does not: hold back what a tool writes to the custom stream itself; ask about structured answers, nor about outputs
-    in a ``Command`` that goes elsewhere or holds several of them: with ``"escalate"`` these are blocked, since what is
-    made of them comes before the step that would be paused (``on_escalate`` is asked about both); remove the arguments
-    of a tool call that a person refused from the model's message; judge images or audio.
+    Does not: hold back what a tool writes to a stream itself (the custom stream, ``emit_output_delta``); ask about
+    structured answers, nor about outputs in a ``Command`` that goes elsewhere or holds several of them, of tools that
+    return directly, or beside a structured answer: with ``"escalate"`` these are blocked, since what is made of them
+    comes before the step that would be paused (``on_escalate`` is asked about all); remove the arguments of a tool call
+    that a person refused from the model's message; judge images or audio; judge, before the next run begins, what the
+    program itself adds to a run as a user's message (``Command(resume=..., update=...)``, a summary).
+    What waits for a person is in streams of the state, packed but not encrypted: keep ``guardrail_held`` from clients.
     """
 
     state_schema = GuardrailState

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
-from langchain.agents.structured_output import AutoStrategy, ToolStrategy
+from langchain.agents.structured_output import AutoStrategy, ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables.config import ensure_config
+from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
 from guardrail_langchain.held import WAITING, Held, entry
 from guardrail_langchain.settings import Settings
 from guardrail_plugin import Check, Verdict
 from guardrail_plugin.flow import Edited, OnEscalate, Outcome
-from guardrail_plugin.runnables import Asked, Ended, GuardedChatModel, InputStage, aunder_config, under_config
+from guardrail_plugin.runnables import (
+    Asked,
+    Ended,
+    GuardedChatModel,
+    InputStage,
+    ToolStage,
+    aunder_config,
+    under_config,
+)
+
+_UNTITLED = "response_format_"
+"""How LangChain begins the name of a form whose schema has no title. It ends at random."""
 
 
 class ModelCall:
@@ -28,21 +41,36 @@ class ModelCall:
     def __init__(self, request: ModelRequest[Any], settings: Settings, *, by: str) -> None:
         self._by = by
         self._ended: list[Ended] = []
-        structured = structured_names(request.response_format)
+        self._settings = settings
+        self._names = structured_names(request.response_format)
+        self._own = frozenset(tool.name for tool in request.tools if isinstance(tool, BaseTool))
         # A structured answer is parsed in the same step that would have to be paused.
         waits = settings.on_escalate is None and request.response_format is None
-        ask: OnEscalate | None = _put_aside if waits else None
-        self._stage = settings.output_stage(ask, structured=structured)
+        self._ask: OnEscalate | None = _put_aside if waits else None
+        self._stage = settings.output_stage(self._ask, structured=self._names)
         self._input: InputStage = settings.input_stage(None)
         model = GuardedChatModel(
             inner=request.model,
             stage=self._stage,
-            calls=settings.tool_stage(_put_aside, structured=structured) if "tools" in settings.rails else None,
+            calls=self._calls(),
             listeners=(self._ended.append,),
+            on_bind=None if request.response_format is None else self._bound,
             context_turns=settings.context_turns,
         )
         self._messages = request.messages
         self.request = request.override(model=model)
+
+    def _calls(self) -> ToolStage | None:
+        return (
+            self._settings.tool_stage(_put_aside, structured=self._names) if "tools" in self._settings.rails else None
+        )
+
+    def _bound(self, tools: Sequence[Any]) -> dict[str, Any]:
+        """Take in which of the bound tools are forms for an answer: LangChain names those whose schema has no title."""
+        bound = frozenset(tool.name for tool in tools if isinstance(tool, BaseTool))
+        self._names |= frozenset(name for name in bound - self._own if name.startswith(_UNTITLED))
+        self._stage = self._settings.output_stage(self._ask, structured=self._names)
+        return {"stage": self._stage, "calls": self._calls()}
 
     @property
     def blocked(self) -> ModelResponse[Any] | None:
@@ -110,10 +138,10 @@ def _waits(message: BaseMessage, end: Ended | None) -> bool:
     return waits and message.text == WAITING
 
 
-def structured_names(given: object) -> frozenset[str]:
+def structured_names(given: Any) -> frozenset[str]:
     """Return the names of tools that are forms for a structured answer."""
-    if isinstance(given, AutoStrategy):
-        given = ToolStrategy(schema=given.schema)
+    if given is not None and not isinstance(given, ToolStrategy | ProviderStrategy):
+        given = ToolStrategy(schema=given.schema if isinstance(given, AutoStrategy) else given)
     return frozenset(spec.name for spec in given.schema_specs) if isinstance(given, ToolStrategy) else frozenset()
 
 

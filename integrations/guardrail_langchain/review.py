@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from guardrail_langchain.held import GuardrailState, ask_about, blocked_last, decided, mine, verdict_of
+from guardrail_langchain.held import GuardrailState, ask_about, blocked_last, decided, message_of, mine, verdict_of
 from guardrail_langchain.settings import Settings
 from guardrail_plugin import Check
 from guardrail_plugin.flow import Respond, Steps, run_async, run_sync
@@ -45,7 +45,7 @@ class Review:
             verdict = verdict_of(item)
             refusal = OUTPUT_BLOCKED.format(hazard=f" ({verdict.hazard})" if verdict.hazard else "")
             if said[key] == "block" and self._answers:
-                written = yield Respond(self._check(item["message"]), verdict, self._settings.policy.timeout_s)
+                written = yield Respond(self._check(message_of(item)), verdict, self._settings.policy.timeout_s)
                 refusal = written if isinstance(written, str) and written.strip() else BLOCKED_RESPONSE
             messages.append(decided(item, said[key], refusal=refusal))
         return messages

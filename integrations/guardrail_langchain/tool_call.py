@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -39,6 +39,7 @@ class ToolCall:
         self._arguments = request.tool_call["args"]
         self._stage = settings.tool_stage(self._ask)
         raises = settings.policy.on_block == "raise"
+        self._ends = _ends(request)
         self._tool = None
         self.request = request
         if guarded is not None:
@@ -136,9 +137,9 @@ class ToolCall:
     def _waiting(self, result: Result) -> ToolMessage | None:
         """Return the message that stands for what a person is asked about.
 
-        ``None``: it cannot be told from others, or the ``Command`` leads to where nobody would ask.
+        ``None``: it cannot be told from others, or the run goes on, or ends, where nobody would ask.
         """
-        if len(self._held) != 1:
+        if len(self._held) != 1 or self._ends:
             return None
         if isinstance(result, ToolMessage):
             return result
@@ -147,6 +148,13 @@ class ToolCall:
         messages = result.update.get("messages")
         found = [said for said in messages if isinstance(said, ToolMessage)] if isinstance(messages, list) else []
         return next((said for said in found if said.text == WAITING), None)
+
+
+def _ends(request: ToolCallRequest) -> bool:
+    """Tell whether the run may end after this call: no step is left that would ask about its output."""
+    state = request.state
+    answered = state.get("structured_response") if isinstance(state, Mapping) else None
+    return answered is not None or (request.tool is not None and request.tool.return_direct)
 
 
 def guarded_tool(tool: BaseTool, stage: ToolStage) -> GuardedTool:

@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
 
 from guardrail_plugin.flow import Blocked, Edited, Failed, Outcome
-from guardrail_plugin.runnables import InputStage, latest_turn
+from guardrail_plugin.runnables import InputStage, user_turns
 
 WITHHELD = "[This message was withheld by a safety check.]"
 """Stands where a blocked user message stood, so that no later model call reads it."""
@@ -30,20 +30,11 @@ def new_turns(messages: Sequence[BaseMessage], judged: Sequence[str]) -> list[Tu
     The first time it is the latest turn alone: what stands before it is the caller's history, and informs the
     verdict. Later it is every turn with a message that was not there, or that was changed under its id.
     """
-    turns: list[Turn] = []
-    end = len(messages)
-    while end:
-        start, stop, users = latest_turn(messages[:end])
-        if not users:
-            break
-        turns.insert(0, Turn(stop, tuple(users)))
-        if not judged:
-            break
-        end = start
+    turns = [Turn(stop, tuple(users)) for stop, users in user_turns(messages)]
     if not judged:
-        return turns
+        return turns[:1]
     known = set(judged)
-    return [turn for turn in turns if any(_print(messages[index]) not in known for index in turn.users)]
+    return [turn for turn in reversed(turns) if any(_print(messages[index]) not in known for index in turn.users)]
 
 
 def prints(messages: Sequence[BaseMessage]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,6 +77,17 @@ async def test_a_bare_chain_and_a_bare_tool_break_nearly_everything() -> None:
     bare = await report(TOOL_CONTRACT, lambda tool, _: tool)
     assert bare["tool_did_not_run"] == "invoke: the tool ran on harmful arguments"
     assert bare["poisoned_output_is_withheld"] == "the forbidden text left by invoke"
+
+
+async def test_a_wrapper_whose_chain_never_runs_is_reported_and_not_waited_for() -> None:
+    name = "nothing_is_left_running"
+
+    def stuck(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+        inner = chain if isinstance(chain, BaseChatModel) else RunnableLambda(lambda _: AIMessage("no"))
+        return guard(inner, guardian=guardian, output_type=AIMessage)
+
+    found = await asyncio.wait_for(report({name: RUNNABLE_CONTRACT[name]}, stuck), 20.0)
+    assert found[name] == "a harmless call never reached the chain"
 
 
 async def test_the_agent_suite_reports_the_leak_of_langchains_own_pii_middleware() -> None:

@@ -16,10 +16,12 @@ from guardrail_plugin.testing import ScriptedModel, allow_all
 from guardrail_plugin.testing.contract import FORBIDDEN, HARMFUL_TURN, HARMLESS_TURN, SAFEGUARD, not_in, watchman
 from guardrail_plugin.testing.contract_agents import calling
 from guardrail_plugin.testing.contract_tools import POISON, mail_tool
+from guardrail_plugin.testing.exits import AGENT_EXITS, Listener
 
 agents = pytest.importorskip("langchain.agents")
 sqlite = pytest.importorskip("langgraph.checkpoint.sqlite")
 asqlite = pytest.importorskip("langgraph.checkpoint.sqlite.aio")
+memory = pytest.importorskip("langgraph.checkpoint.memory")
 types = pytest.importorskip("langgraph.types")
 guardrail_langchain = importlib.import_module("guardrail_langchain")
 
@@ -171,6 +173,22 @@ async def test_parallel_calls_are_asked_about_one_by_one(saver: Any) -> None:
     state = await step(graph, saver, types.Command(resume=said))
     assert done == ["alice"]
     assert [message.status for message in state["messages"] if message.type == "tool"] == ["success", "error"]
+
+
+@pytest.mark.parametrize("exit_", [*AGENT_EXITS, "stream, mode tasks", "stream, mode checkpoints", "a listener"])
+async def test_no_exit_shows_what_waits(exit_: str) -> None:
+    for model in (ScriptedModel(HARMFUL_TURN), ScriptedModel(calling(POISON), DONE)):
+        graph = guarded(model, [mail_tool([])], memory.InMemorySaver())
+        if exit_ in AGENT_EXITS:
+            left = await AGENT_EXITS[exit_](graph, asking("Write"), THREAD)
+        elif exit_ == "a listener":
+            listener = Listener()
+            left = [graph.invoke(asking("Write"), {**THREAD, "callbacks": [listener]}), listener.heard]
+        else:
+            left = list(graph.stream(asking("Write"), THREAD, stream_mode=exit_.split()[-1]))
+        not_in(left, f"by {exit_}, before the decision")
+        [held] = guardrail_langchain.held_messages(graph.get_state(THREAD).values).values()
+        assert FORBIDDEN in held.text
 
 
 async def test_with_a_callback_nothing_pauses(saver: Any) -> None:

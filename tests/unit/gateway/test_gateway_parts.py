@@ -14,6 +14,7 @@ from guardrail_gateway import ApiKey, GatewaySettings, Problem, UpstreamError, r
 from guardrail_gateway.hosts import Hosts
 from guardrail_gateway.keys import caller
 from guardrail_gateway.limits import Limits
+from guardrail_gateway.notes import Note
 from guardrail_gateway.reading import ToolOutput, as_message, read_question, read_tool_outputs, tail
 from guardrail_gateway.upstream.events import EventDecoder
 from guardrail_plugin import Check, ConfigError
@@ -26,6 +27,8 @@ KEY = "0123456789abcdef"
     "wrong",
     [
         {"upstream": "no url"},
+        {"upstream_key": "key\n"},
+        {"upstream_key": "schlüssel"},
         {"rails": ("input", "outputs")},
         {"rails": "input"},
         {"rails": ()},
@@ -105,6 +108,17 @@ def test_hosts(more: dict[str, Any], passes: list[str], refused: list[str]) -> N
         with pytest.raises(Problem) as caught:
             hosts.check(Headers({"host": host}))
         assert caught.value.status == 421
+
+
+@pytest.mark.parametrize(
+    ("given", "noted"), [("org/model-1.5:free", "org/model-1.5:free"), ("my secret words", ""), ("я" * 20, ""), (3, "")]
+)
+def test_what_clients_write_for_a_models_name_is_no_label(given: object, noted: str) -> None:
+    note = Note("r1")
+    note.asked_for(given, streamed=False)
+    note.finish_reasons += ["stop", "because of my secret words"]
+    assert note.event().model == noted
+    assert note.event().finish_reasons == ("stop", "other")
 
 
 def test_rails_by_name() -> None:

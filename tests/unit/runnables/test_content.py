@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
+from pydantic import BaseModel
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import BlockedError
 from guardrail_plugin.flow import Uncheckable, rails
 from guardrail_plugin.flow.rails import UNCHECKABLE_BESIDE
 from guardrail_plugin.runnables import guard
-from guardrail_plugin.runnables.content import read_content, text_in
+from guardrail_plugin.runnables.block_kinds import is_name
+from guardrail_plugin.runnables.blocks import as_json
+from guardrail_plugin.runnables.content import read_content, strings_in, text_in
 from guardrail_plugin.runnables.views import read_input, read_turn
 from guardrail_plugin.testing import ScriptedGuardian, verdict
 
@@ -147,3 +151,20 @@ async def test_on_uncheckable_decides_about_it_once_the_text_may_pass(form: str)
         assert safe(on_uncheckable=on_uncheckable).invoke(harmful) == "No."
     titled = [HumanMessage([{"type": "document", "title": HARM, "source": {"type": "base64", "data": PDF}}])]
     assert safe(on_uncheckable="allow").invoke(titled) == "No."
+
+
+def test_a_sentence_without_spaces_is_no_name() -> None:
+    """Names are not judged; in scripts without spaces a whole request looks like one."""
+    assert not is_name("如何制造炸弹")
+    assert is_name("get_weather")
+
+
+def test_values_of_the_wrong_type_are_read_without_a_warning_that_prints_them() -> None:
+    class Result(BaseModel):
+        count: int
+
+    wrong = Result.model_construct(count="what the user wrote")  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "what the user wrote" in as_json(wrong)
+        assert "what the user wrote" in " ".join(strings_in([{"type": "json", "value": wrong}], keys=False))

@@ -334,6 +334,7 @@ def test_a_copy_goes_by_its_own_settings() -> None:
     with pytest.raises(BlockedError):
         strict.model_copy(update={"on_block": "raise"}).invoke("BOMB")
     assert strict.model_copy(deep=True).invoke("BOMB") == BLOCK
+    assert strict.model_copy(update={"on_block": lambda verdict: "own"}).invoke("BOMB") == "own"
     for wrong in ({"polcy": Policy()}, {"rails": ("inputs",)}, {"guardian": ScriptedGuardian}):
         with pytest.raises(ConfigError):
             strict.model_copy(update=wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,12 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_core.tracers.schemas import Run
 
 from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.errors import BlockedError, GuardianError
+from guardrail_plugin.core.errors import BlockedError, GuardianError, InferenceError
 from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.flow import Failed
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.runnables import guard
+from guardrail_plugin.runnables.rail_runs import failure_of
 from guardrail_plugin.testing import ScriptedGuardian, verdict
 
 RULE: dict[str, CheckOutcome] = {"BOMB": verdict(risk=0.9, hazard="S9"), "DOWN": GuardianError("the guardian is down")}
@@ -178,3 +181,13 @@ async def test_a_missing_verdict_is_logged_without_text(caplog: pytest.LogCaptur
         ("INFO", "input rail: no verdict, action block"),
     ]
     assert SECRET not in caplog.text
+
+
+def test_a_failed_rails_trace_does_not_hold_what_others_said() -> None:
+    """Tracers print the chain of causes; a third party's replica may quote the text in its error."""
+    error = InferenceError("the model failed")
+    error.__cause__ = ValueError("what the user wrote")
+    told = failure_of(Failed("input", error))
+    assert isinstance(told, InferenceError)
+    assert "what the user wrote" not in "".join(traceback.format_exception(told))
+    assert error.__cause__ is not None  # the caller's own error keeps it

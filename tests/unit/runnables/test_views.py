@@ -23,7 +23,7 @@ from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Uncheckable
 from guardrail_plugin.runnables.content import text_in
-from guardrail_plugin.runnables.views import read_input
+from guardrail_plugin.runnables.views import latest_turn, read_input, user_turns
 
 H, A, S = HumanMessage, AIMessage, SystemMessage
 SECRET = "a-secret-word"
@@ -90,6 +90,26 @@ JUDGED: dict[str, tuple[object, str, tuple[Message, ...]]] = {
 def test_the_latest_user_turn_is_judged_in_context(form: str) -> None:
     value, text, context = JUDGED[form]
     assert read_input(value) == Check(text, rail="input", context=context)
+
+
+def test_a_key_for_the_text_leaves_the_history_where_it_is() -> None:
+    value = {"text": "c", "topic": "x", "chat_history": [H("a"), A("b")]}
+    context = turns(("user", "a"), ("assistant", "b"))
+    assert read_input(value, input_key="text") == Check("c", rail="input", context=context)
+    whole = {"chat_history": [H("a"), A("b"), H("c")]}
+    assert read_input(whole, input_key="chat_history") == Check("c", rail="input", context=context)
+
+
+@pytest.mark.parametrize("letters", ["", "s", "a", "u", "uau", "uuatu", "suasutua", "uaat", "tuau"])
+def test_user_turns_are_the_latest_turn_again_and_again(letters: str) -> None:
+    kinds: dict[str, Any] = {"u": H("q"), "a": A("r"), "s": S("s"), "t": TOOL}
+    messages = [kinds[letter] for letter in letters]
+    expected, end = [], len(messages)
+    while "u" in letters[:end]:
+        start, stop, users = latest_turn(messages[:end])
+        expected.append((stop, users))
+        end = start
+    assert list(user_turns(messages)) == expected
 
 
 UNCHECKABLE: dict[str, tuple[object, str]] = {

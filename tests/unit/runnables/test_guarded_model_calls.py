@@ -1,0 +1,106 @@
+"""A guarded model in the place of the one inside: its config, its marks, its token counts, and its rails in traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnablePassthrough
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
+
+from guardrail_plugin.observe import ObserverCallback
+from guardrail_plugin.observe.event import RailEvent
+from guardrail_plugin.runnables import guard_model
+from guardrail_plugin.testing import ScriptedModel, allow_all
+from guardrail_plugin.testing.contract import HARMFUL_TURN, HARMLESS_TURN, not_in, watchman
+
+WAYS = ("invoke", "ainvoke", "stream", "astream")
+
+
+async def said(model: Any, way: str, config: RunnableConfig | None = None) -> str:
+    if way == "invoke":
+        return str(model.invoke("hi", config).text)
+    if way == "ainvoke":
+        return str((await model.ainvoke("hi", config)).text)
+    if way == "stream":
+        return "".join(chunk.text for chunk in model.stream("hi", config))
+    return "".join([chunk.text async for chunk in model.astream("hi", config)])
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_calls_config_reaches_the_model_inside(way: str) -> None:
+    inner = ScriptedModel(("one.",)).configurable_alternatives(
+        ConfigurableField("llm"), default_key="first", second=ScriptedModel(("two.",))
+    )
+    model = guard_model(inner, guardian=allow_all())
+    config: RunnableConfig = {"configurable": {"llm": "second"}}
+    assert await said(model, way) == "one."
+    assert await said(model, way, config) == "two."
+    assert await said(model.with_config(config), way) == "two."
+    assert await said(RunnablePassthrough() | model, way, config) == "two."
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_listeners_find_it_by_the_marks_of_the_model_inside(way: str) -> None:
+    class Starts(BaseCallbackHandler):
+        run_inline = True
+        seen: tuple[list[str], dict[str, Any]] = ([], {})
+
+        def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+            self.seen = (kwargs["tags"], kwargs["metadata"])
+
+    inner = ScriptedModel(HARMLESS_TURN)
+    inner.tags, inner.metadata = ["nostream"], {"team": "red", "shift": "day"}
+    bound = inner.with_config(tags=["joke"], metadata={"shift": "night"})
+    starts = Starts()
+    await said(guard_model(bound, guardian=allow_all()), way, {"callbacks": [starts], "tags": ["mine"]})
+    tags, metadata = starts.seen
+    assert set(tags) == {"nostream", "joke", "mine"}
+    assert (metadata["team"], metadata["shift"]) == ("red", "night")
+
+
+def test_tokens_are_counted_as_the_model_inside_counts_them() -> None:
+    class Counting(ScriptedModel):
+        def get_token_ids(self, text: str) -> list[int]:
+            return [7] * 3
+
+        def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+            return 40 + len(tools or ())
+
+    counting: Any = Counting
+    for inner in (counting(HARMLESS_TURN), counting(HARMLESS_TURN).bind(stop=["x"])):
+        model = guard_model(inner, guardian=allow_all())
+        assert (model.get_token_ids("hi"), model.get_num_tokens("hi")) == ([7, 7, 7], 3)
+        assert model.get_num_tokens_from_messages([HumanMessage("hi")]) == 40
+        assert model.get_num_tokens_from_messages([HumanMessage("hi")], tools=[{}]) == 41
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_rail_is_a_child_of_the_models_run_on_every_path(way: str) -> None:
+    recorder = RunCollectorCallbackHandler()
+    await said(guard_model(ScriptedModel(HARMFUL_TURN), guardian=watchman()), way, {"callbacks": [recorder]})
+    [root] = recorder.traced_runs
+    held, rail = sorted(root.child_runs, key=lambda child: child.name)
+    assert (held.name, rail.name) == ("ScriptedModel", "guardrail.output")
+    assert rail.outputs is not None
+    assert rail.outputs["action"] == "block"
+    not_in([[run.inputs, run.outputs, run.events] for run in root.child_runs], "in a trace")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_observers_hear_of_a_blocked_answer_on_every_path(way: str) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.events: list[RailEvent] = []
+
+        def rail(self, event: RailEvent) -> None:
+            self.events.append(event)
+
+    kept = Kept()
+    observer: Any = ObserverCallback(kept)  # type: ignore[arg-type]
+    chain: Any = RunnablePassthrough() | guard_model(ScriptedModel(HARMFUL_TURN), guardian=watchman())
+    await said(chain, way, {"callbacks": [observer]})
+    assert [(event.rail, event.action, event.hazard) for event in kept.events] == [("output", "block", "S7")]

@@ -1,0 +1,131 @@
+"""What runs inside a guarded tool: its events, and what it raises, whose text others show to models."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
+from langchain_core.tools import BaseTool, ToolException, tool
+
+from guardrail_plugin.core.errors import GuardianError, PoolOverloaded
+from guardrail_plugin.guardian.protocol import CheckOutcome
+from guardrail_plugin.runnables import ToolBlockedError, ToolPolicy, guard_tool
+from guardrail_plugin.testing import ScriptedGuardian, allow_all, verdict
+from guardrail_plugin.testing.exits import EXITS
+
+RULE: dict[str, CheckOutcome] = {"BOMB": verdict(risk=0.9, hazard="PI"), "DOWN": GuardianError("down")}
+
+
+def call(name: str = "work", **args: Any) -> dict[str, Any]:
+    return {"type": "tool_call", "name": name, "args": args, "id": "call-1"}
+
+
+def raising(error: BaseException, **options: Any) -> BaseTool:
+    def work(q: str) -> str:
+        """Work."""
+        raise error
+
+    made: BaseTool = tool(**options)(work)
+    return made
+
+
+async def test_a_tool_that_dispatches_custom_events_works_and_nobody_hears_them() -> None:
+    @tool
+    def work(q: str) -> str:
+        """Work."""
+        dispatch_custom_event("progress", {"read": "the BOMB"})
+        return "done"
+
+    @tool
+    async def later(q: str) -> str:
+        """Work."""
+        await adispatch_custom_event("progress", {"read": "the BOMB"})
+        return "done"
+
+    assert guard_tool(work, guardian=allow_all()).invoke({"q": "x"}) == "done"
+    for bare in (work, later):
+        assert await guard_tool(bare, guardian=allow_all()).ainvoke({"q": "x"}) == "done"
+    for exit_ in EXITS.values():
+        left = repr(await exit_(guard_tool(work, guardian=ScriptedGuardian(RULE)), {"q": "x"}))
+        assert "done" in left
+        assert "BOMB" not in left
+
+
+@pytest.mark.parametrize("kind", [ValueError, ToolException])
+async def test_the_text_of_an_exception_is_judged(kind: type[Exception]) -> None:
+    safe = guard_tool(raising(kind("the page says: BOMB")), guardian=ScriptedGuardian(RULE))
+    for message in (safe.invoke(call(q="x")), await safe.ainvoke(call(q="x"))):
+        assert "BOMB" not in repr(message)
+        assert (message.status, message.tool_call_id) == ("error", "call-1")
+        assert message.response_metadata["guardrail"]["rail"] == "tool_output"
+    strict = guard_tool(raising(kind("the page says: BOMB")), guardian=ScriptedGuardian(RULE), handle="raise")
+    with pytest.raises(ToolBlockedError):
+        strict.invoke(call(q="x"))
+    with pytest.raises(ToolBlockedError):
+        await strict.ainvoke(call(q="x"))
+    down = guard_tool(raising(kind("DOWN")), guardian=ScriptedGuardian(RULE)).invoke(call(q="x"))
+    assert (down.status, "DOWN" in repr(down)) == ("error", False)
+
+
+async def test_a_harmless_exception_passes_as_it_is() -> None:
+    error = ValueError("no such page")
+    trusted = guard_tool(
+        raising(ValueError("BOMB")), guardian=ScriptedGuardian(RULE), tools=ToolPolicy(trust_outputs=["work"])
+    )
+    with pytest.raises(ValueError, match="BOMB"):
+        trusted.invoke(call(q="x"))
+    for response_format in ("content", "content_and_artifact"):
+        safe = guard_tool(raising(error, response_format=response_format), guardian=ScriptedGuardian(RULE))
+        with pytest.raises(ValueError, match="no such page") as caught:
+            safe.invoke(call(q="x"))
+        assert caught.value is error
+        with pytest.raises(ValueError, match="no such page"):
+            await safe.ainvoke(call(q="x"))
+
+
+@pytest.mark.parametrize("error", [PoolOverloaded("full", retry_after_s=1.0), KeyboardInterrupt()], ids=repr)
+async def test_what_says_nothing_of_a_tools_is_not_judged(error: BaseException) -> None:
+    judge = ScriptedGuardian(RULE)
+    with pytest.raises(type(error)):
+        guard_tool(raising(error), guardian=judge).invoke(call(q="x"))
+    assert [check.rail for check in judge.checks] == ["tool_call"]
+
+
+async def test_control_flow_of_langgraph_is_not_judged() -> None:
+    errors = pytest.importorskip("langgraph.errors")
+    judge = ScriptedGuardian(RULE)
+    with pytest.raises(errors.GraphInterrupt):
+        await guard_tool(raising(errors.GraphInterrupt(("BOMB",))), guardian=judge).ainvoke(call(q="x"))
+    assert [check.rail for check in judge.checks] == ["tool_call"]
+
+
+class Page:
+    """Something big that a tool holds."""
+
+
+async def test_a_withheld_exception_frees_what_its_frames_held() -> None:
+    held: list[weakref.ref[Page]] = []
+
+    @tool
+    def work(q: str) -> str:
+        """Work."""
+        page = Page()
+        held.append(weakref.ref(page))
+        raise ValueError("BOMB")
+
+    safe = guard_tool(work, guardian=ScriptedGuardian(RULE))
+
+    async def run() -> None:
+        for way in ("invoke", "ainvoke"):
+            safe.invoke(call(q="x")) if way == "invoke" else await safe.ainvoke(call(q="x"))
+
+    gc.collect()
+    gc.disable()
+    try:
+        await run()
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
