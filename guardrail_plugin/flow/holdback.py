@@ -19,7 +19,7 @@ from guardrail_plugin.core.errors import GuardrailError
 from guardrail_plugin.core.verdict import Verdict
 from guardrail_plugin.flow.effects import Steps
 from guardrail_plugin.flow.outcomes import Allowed, Outcome
-from guardrail_plugin.flow.rails import Rules, Uncheckable, output_rail, settle, unjudged
+from guardrail_plugin.flow.rails import Rules, Uncheckable, output_rail, settle, unjudged, with_beside
 from guardrail_plugin.flow.windows import Window, reach
 from guardrail_plugin.guardian.protocol import CheckOutcome
 
@@ -37,11 +37,13 @@ class Part:
         answer: what the reader sees as the answer.
         reasoning: what a model shows of its thinking; judged on its own, beside the answer.
         acts: it belongs to a tool call. What acts leaves only when all has been judged, in every release mode.
+        unread: it holds what no rail can read, such as an image: it leaves like what acts, or like text if it may pass.
     """
 
     answer: str = field(default="", repr=False)
     reasoning: str = field(default="", repr=False)
     acts: bool = False
+    unread: bool = False
 
 
 @dataclass(slots=True)
@@ -119,7 +121,7 @@ class HoldBack(Generic[C]):
         self._held.append((chunk, part))
         self._answer.text += part.answer
         self._reasoning.text += part.reasoning
-        self._acts = self._acts or part.acts
+        self._acts = self._acts or part.acts or (part.unread and self._rules.on_uncheckable != "allow")
         if self._optimistic and not self._acts:
             self._free = self._taken + len(self._held)
 
@@ -128,7 +130,7 @@ class HoldBack(Generic[C]):
 
         Args:
             last: what else must be judged before the rest leaves: the tool calls that the chunks add up to.
-            nothing: the answer as a whole is of a kind in which no text can be read.
+            nothing: the answer is of a kind in which no text can be read; ``nothing.beside``: some of it is.
         """
         self._ended, self._last, self._nothing = True, tuple(last), nothing
 
@@ -169,15 +171,8 @@ class HoldBack(Generic[C]):
 
     def ending(self) -> Steps[Outcome]:
         """Decide how the answer ends. Run it when ``finished``, then tell ``settled``."""
-        if self._against is not None:
-            checks, outcomes = self._against
-            return settle(checks, outcomes, asked=self._asked(), rules=self._rules)
-        if self._escalated is not None:
-            check, verdict = self._escalated
-            return settle((self._in_full(check),), (verdict,), asked=self._asked(), rules=self._rules)
-        if self._nothing is not None and self._best is None:
-            return output_rail(self._nothing, asked=None, rules=self._rules)
-        return self._well()
+        beside = self._nothing if self._nothing is not None and self._nothing.beside else None
+        return with_beside(self._decided, beside, rules=self._rules)
 
     def settled(self, outcome: Outcome) -> None:
         """Take in how it ended: an allowed answer's last chunks may leave, all others are dropped."""
@@ -187,6 +182,17 @@ class HoldBack(Generic[C]):
         else:
             self._held.clear()
             self._free = self._taken
+
+    def _decided(self, rules: Rules) -> Steps[Outcome]:
+        if self._against is not None:
+            checks, outcomes = self._against
+            return settle(checks, outcomes, asked=self._asked(), rules=rules)
+        if self._escalated is not None:
+            check, verdict = self._escalated
+            return settle((self._in_full(check),), (verdict,), asked=self._asked(), rules=rules)
+        if self._nothing is not None and self._best is None and not (self._nothing.beside and self._missing):
+            return output_rail(self._nothing, asked=None, rules=rules)
+        return self._well()
 
     def _well(self) -> Steps[Outcome]:
         yield from ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -32,6 +32,7 @@ UNJUDGED_RESPONSE = "I can't answer right now, because the safety check could no
 UNCHECKABLE_RESPONSE = "I can only answer messages that contain text. Please say in words what you need."
 UNCHECKABLE_BESIDE = "I can only check text, so I can't take the image or file beside it. Please send the text alone."
 UNCHECKABLE_ANSWER = "I can't show this answer, because it holds no text that could be checked."
+UNCHECKABLE_BESIDE_ANSWER = "I can't show this answer, because it holds an image or file that cannot be checked."
 TOO_LONG_ANSWER = (
     "I can't show this answer, because it is too long to be checked in full. Please ask for less at a time."
 )
@@ -110,7 +111,11 @@ def _of_text(subject: Check | Uncheckable | InputError, rules: Rules) -> Steps[O
 
 
 def output_rail(
-    subject: Sequence[Check] | Uncheckable | InputError, *, asked: Check | None, rules: Rules
+    subject: Sequence[Check] | Uncheckable | InputError,
+    *,
+    asked: Check | None,
+    rules: Rules,
+    beside: Uncheckable | None = None,
 ) -> Steps[Outcome]:
     """Decide what happens to one whole answer, all parts of which are judged at once.
 
@@ -119,7 +124,28 @@ def output_rail(
     Args:
         subject: the answer's parts: its text, its reasoning, each of its tool calls.
         asked: what the responder is given when the answer is blocked; ``None``: the part that was blocked.
+        beside: what no rail can read, such as an image: where the text may pass, it is like an answer without any.
     """
+    return with_beside(lambda what: _of_answer(subject, asked=asked, rules=what), beside, rules=rules)
+
+
+def with_beside(
+    decide: Callable[[Rules], Steps[Outcome]], beside: Uncheckable | None, *, rules: Rules
+) -> Steps[Outcome]:
+    """Decide about an answer, and about what stands in it that no rail can read."""
+    if beside is None or rules.on_uncheckable == "allow":
+        return (yield from decide(rules))
+    # Nobody is asked about an answer that cannot go on.
+    outcome = yield from decide(replace(rules, on_escalate=None))
+    if not isinstance(outcome, Allowed):
+        return outcome
+    refused = unjudged(InputError(beside.reason), rail="output", rules=rules)
+    return replace(refused, response=UNCHECKABLE_BESIDE_ANSWER) if isinstance(refused, Blocked) else refused
+
+
+def _of_answer(
+    subject: Sequence[Check] | Uncheckable | InputError, *, asked: Check | None, rules: Rules
+) -> Steps[Outcome]:
     if isinstance(subject, InputError):
         return Failed("output", subject)
     if isinstance(subject, Uncheckable):

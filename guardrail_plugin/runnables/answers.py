@@ -11,6 +11,7 @@ from langchain_core.messages import BaseMessage, BaseMessageChunk
 from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Part, Uncheckable
+from guardrail_plugin.runnables.answer_files import beside_text, files_in
 from guardrail_plugin.runnables.blocks import as_json, call_checks, client_calls, other_call_checks, part_of
 from guardrail_plugin.runnables.content import kinds_in
 from guardrail_plugin.runnables.metadata import metadata_in
@@ -56,17 +57,42 @@ def calls_but_tools(structured: frozenset[str] = frozenset()) -> ReadCalls:
     return read
 
 
-def answer_checks(
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is judged of a whole answer, and what beside it no rail can read: images, sound, files."""
+
+    subject: tuple[Check, ...] | Uncheckable
+    beside: Uncheckable | None = None
+
+
+def read_answer(
     output: object, asked: Asked, output_text: OutputText | None, *, calls: ReadCalls = every_call
-) -> tuple[Check, ...] | Uncheckable:
+) -> Answer:
     """Return what must be judged of a whole answer: its text, its reasoning, each of its tool calls.
 
     Raises:
         InputError: it is of a type that cannot be read.
     """
     readable = _readable(output, output_text)
+    # All of a message leaves, whatever output_text picks from it.
+    files = [kind for said in (readable, output) if isinstance(said, BaseMessage) for kind in files_in(said)]
+    beside = beside_text(dict.fromkeys(files))
+    if isinstance(readable, str):
+        return Answer((asked.check(readable),) if readable.strip() else (), beside)
+    return Answer(_subject(readable, asked, calls), beside)
+
+
+def answer_checks(
+    output: object, asked: Asked, output_text: OutputText | None, *, calls: ReadCalls = every_call
+) -> tuple[Check, ...] | Uncheckable:
+    """Like ``read_answer``, without what no rail can read."""
+    readable = _readable(output, output_text)
     if isinstance(readable, str):
         return (asked.check(readable),) if readable.strip() else ()
+    return _subject(readable, asked, calls)
+
+
+def _subject(readable: BaseMessage, asked: Asked, calls: ReadCalls) -> tuple[Check, ...] | Uncheckable:
     part = part_of(readable)
     beside = "\n".join(metadata_in(readable))
     checks = tuple(asked.check(text) for text in (part.answer, part.reasoning, beside) if text.strip())
@@ -109,6 +135,7 @@ class ChunkReader:
         self._calls = calls
         self._acting: list[BaseMessage] = []
         self._kinds: dict[str, None] = {}
+        self._files: dict[str, None] = {}
         self._told: set[str] = set()
         self._text = False
 
@@ -124,7 +151,9 @@ class ChunkReader:
         self.message_id = readable.id or self.message_id
         self.blocks = self.blocks or (isinstance(readable.content, list) and bool(readable.content))
         self._kinds.update(dict.fromkeys(kinds_in([readable.content])))
-        part = part_of(readable)
+        files = files_in(readable)
+        self._files.update(dict.fromkeys(files))
+        part = replace(part_of(readable), unread=bool(files))
         self._text = self._text or bool(part.answer.strip())
         if part.acts:
             self._acting.append(readable)
@@ -147,7 +176,9 @@ class ChunkReader:
         return tuple(check for message in self._acting for check in self._calls(message, self._asked))
 
     def nothing(self) -> Uncheckable | None:
-        """Tell that there were only images and the like."""
+        """Tell that there were images and the like, alone or beside text."""
+        if self._files:
+            return beside_text(self._files)
         if self._text or self._acting or not self._kinds:
             return None
         return Uncheckable(f"the answer holds only {', '.join(self._kinds)}")
@@ -178,12 +209,13 @@ class WholeReader:
         """
         if not self._chunks:
             return ()
-        checks = answer_checks(joined(self._chunks), self._asked, self._output_text)
-        if isinstance(checks, Uncheckable):
-            self._nothing = checks
+        answer = read_answer(joined(self._chunks), self._asked, self._output_text)
+        self._nothing = answer.beside
+        if isinstance(answer.subject, Uncheckable):
+            self._nothing = answer.beside or answer.subject
             return ()
-        return checks
+        return answer.subject
 
     def nothing(self) -> Uncheckable | None:
-        """Tell that there was nothing to judge in it; asked after ``rest``."""
+        """Tell that there was nothing to judge in it, or something that no rail can read; asked after ``rest``."""
         return self._nothing

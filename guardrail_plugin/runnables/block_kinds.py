@@ -71,6 +71,12 @@ PAYLOAD = frozenset(
 )  # fmt: skip
 """Keys of media: where they are, and what they are made of."""
 
+PICTURE_CALL, PICTURE = "image_generation_call", "result"
+"""The kind of block, and the key in it, in which OpenAI puts an image that was made."""
+
+CITATIONS = frozenset({"citations", "annotations", "documents", "search_results"})
+"""Keys under which a provider tells where an answer is from: a link there is a source, and not a part of the answer."""
+
 _INHERITING = frozenset({"extras", "source", "reasoning_content", "reasoning", "reasoningText"}) | MEDIA_KINDS
 """Keys under which a mapping without a ``type`` is a part of the block around it, rather than somebody's data."""
 

@@ -22,9 +22,9 @@ from guardrail_plugin.runnables.block_kinds import (
 from guardrail_plugin.runnables.content import strings_in, strings_of_data
 from guardrail_plugin.runnables.metadata import MACHINERY
 
-_KWARGS_REASONING = frozenset({"reasoning_content", "reasoning", "thinking", "reasoning_details"})
-_KWARGS_CALLS = frozenset({"tool_calls", "function_call"})
-_KWARGS_SEALED = SEALED | {"__gemini_function_call_thought_signatures__", "__openai_function_call_ids__"}
+KWARGS_REASONING = frozenset({"reasoning_content", "reasoning", "thinking", "reasoning_details"})
+KWARGS_CALLS = frozenset({"tool_calls", "function_call"})
+KWARGS_SEALED = SEALED | {"__gemini_function_call_thought_signatures__", "__openai_function_call_ids__"}
 
 
 def part_of(message: BaseMessage) -> Part:
@@ -49,10 +49,10 @@ def part_of(message: BaseMessage) -> Part:
         else:
             (reasoning if kind in REASONING_KINDS else answer).extend(strings_in(block, keys=keys))
     for key, value in message.additional_kwargs.items():
-        if key in _KWARGS_CALLS:
+        if key in KWARGS_CALLS:
             acts = acts or bool(value)
         else:
-            (reasoning if key in _KWARGS_REASONING else answer).extend(_beside(key, value, keys=keys))
+            (reasoning if key in KWARGS_REASONING else answer).extend(_beside(key, value, keys=keys))
     return Part("".join(answer), "".join(reasoning), acts)
 
 
@@ -64,11 +64,11 @@ def kind_of(block: object) -> str:
 
 def _beside(key: str, value: object, *, keys: bool) -> list[str]:
     """Return the strings in what a provider puts beside the content."""
-    if key in _KWARGS_SEALED:
+    if key in KWARGS_SEALED:
         return [text for text in strings_of_data(value, keys=keys) if not is_opaque(text)]
     if key in MEDIA_KINDS and isinstance(value, Mapping):
         return strings_in({"type": key, **value}, keys=keys)
-    if key in _KWARGS_REASONING:
+    if key in KWARGS_REASONING:
         return strings_in({"type": "reasoning", "reasoning": value}, keys=keys)
     told = strings_of_data(value, keys=keys)
     return [text for text in told if not is_name(text)] if key in MACHINERY else told

@@ -11,9 +11,12 @@ from pydantic import BaseModel
 
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.runnables.block_kinds import (
+    CITATIONS,
     MEDIA_KINDS,
     NAMES,
     PAYLOAD,
+    PICTURE,
+    PICTURE_CALL,
     REASONING_KINDS,
     SEALED,
     Family,
@@ -26,7 +29,7 @@ from guardrail_plugin.runnables.block_kinds import (
     is_source,
     is_word,
 )
-from guardrail_plugin.runnables.encoded import is_payload, is_seen_payload, text_in_bytes, text_in_payload
+from guardrail_plugin.runnables.encoded import is_link, is_payload, is_seen_payload, text_in_bytes, text_in_payload
 
 _MAX_DEPTH = 12
 """Nesting that is told apart; what lies deeper is read as JSON. Providers use at most four levels."""
@@ -124,6 +127,24 @@ def strings_of_data(value: object, *, keys: bool) -> list[str]:
     return [text for _, text in reader.runs]
 
 
+def shown_in(block: object) -> tuple[tuple[str, ...], bool]:
+    """Return the kinds of what no rail can read in a block of an answer, and whether there is text in it.
+
+    Raises:
+        InputError: it is nested without end.
+    """
+    reader = Reader(keys=False)
+    reader.read(block)
+    return tuple(reader.shown), any(text.strip() for _, text in reader.runs)
+
+
+def shown_in_data(value: object) -> tuple[str, ...]:
+    """Like ``shown_in``, for what is no content block: only what says that it is a medium is taken for one."""
+    reader = Reader(keys=False)
+    reader.read(value, _DATA)
+    return tuple(reader.shown)
+
+
 def kinds_in(contents: Iterable[object]) -> list[str]:
     """Name the kinds of blocks without text in some contents, for error messages. Unknown kinds are ``"other"``."""
     kinds: dict[str, None] = {}
@@ -142,13 +163,17 @@ class Reader:
         runs: the strings in it, and of each whether it goes on where the one before it ended.
         sealed: kinds of media in it that cannot be read.
         files: those of them that would be read, if they could be.
+        shown: those of them that whoever reads an answer is shown: not what its provider alone can read, such as
+            encrypted reasoning, and not the sources that a citation links to.
     """
 
     def __init__(self, *, keys: bool) -> None:
         self.runs: list[tuple[bool, str]] = []
         self.sealed: dict[str, None] = {}
         self.files: dict[str, None] = {}
+        self.shown: dict[str, None] = {}
         self._keys = keys
+        self._cited = 0
 
     def read(self, value: object, place: _Place = _TOP, key: str = "", depth: int = 0) -> None:
         """Take in a value of whatever type.
@@ -161,7 +186,7 @@ class Reader:
         elif value is None or isinstance(value, bool | int | float):
             return
         elif isinstance(value, bytes | bytearray | memoryview):
-            self._keep(text_in_bytes(bytes(value), mime=place.mime, kind=place.kind), place)
+            self._keep(text_in_bytes(bytes(value), mime=place.mime, kind=place.kind), place, key)
         elif depth > _MAX_DEPTH:
             self.runs.append((False, _flat(value)))
         elif isinstance(value, Mapping):
@@ -181,21 +206,29 @@ class Reader:
             names = name in NAMES if known else name in ("type", "index")
             # Of mappings only these two: anything could be told in others.
             naming = names and (isinstance(inner, str) or name in ("cache_control", "caller"))
+            cited = name in CITATIONS
+            self._cited += cited
             self.read(inner, replace(place, naming=naming or place.naming), name, depth + 1)
+            self._cited -= cited
 
     def _string(self, text: str, place: _Place, key: str) -> None:
         known = place.family != "unknown"
-        if place.family == "media" and key in PAYLOAD:
-            self._keep(text_in_payload(text, mime=place.mime, kind=place.kind), place, given=text)
+        if place.kind == PICTURE_CALL and key == PICTURE and text:
+            self._keep(None, replace(place, kind="image"), key, given=text)
+        elif place.family == "media" and (key in PAYLOAD or (key in MEDIA_KINDS and is_payload(text))):
+            self._keep(text_in_payload(text, mime=place.mime, kind=place.kind), place, key, given=text)
         elif text and not (place.naming and is_name(text)) and not (known and key in SEALED and is_opaque(text)):
             self.runs.append((place.family == "text", text))
 
-    def _keep(self, text: str | None, place: _Place, *, given: str = "") -> None:
+    def _keep(self, text: str | None, place: _Place, key: str, *, given: str = "") -> None:
         """Keep what a payload encodes; where it encodes no text, note that, and keep it as it is if that is text."""
         if text is None:
             self.sealed[_told(place.kind)] = None
             if place.kind not in REASONING_KINDS and not is_seen_payload(given, mime=place.mime, kind=place.kind):
                 self.files[_told(place.kind)] = None
+            source = self._cited and (is_link(given) or key == "file_id")
+            if place.kind not in REASONING_KINDS and key not in SEALED and not source:
+                self.shown[_told(place.kind)] = None
             text = "" if is_payload(given) and not place.mime.startswith("text") else given
         if text:
             self.runs.append((False, text))

@@ -77,6 +77,11 @@ def is_payload(value: str) -> bool:
     return _LINK.fullmatch(value) is not None or _BASE64.fullmatch(value) is not None
 
 
+def is_link(value: str) -> bool:
+    """Return whether it says where something is, and does not hold it."""
+    return _LINK.fullmatch(value) is not None
+
+
 def _data_link(value: str) -> _DataLink | None:
     """Take a ``data:`` link apart, without a regular expression: its body may have megabytes."""
     start = value[: len("data:") + _MAX_HEADER + 1]

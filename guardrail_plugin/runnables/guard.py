@@ -89,8 +89,9 @@ def guard(
             output; with a ``function(verdict)`` no response is written, which takes seconds where the guardian's
             model writes it. ``None``: as the policy says. The verdict is ``None`` when none could be had.
         on_uncheckable: what happens to an input without text, empty or images only, and to images, links and encoded
-            files beside text that may pass: ``"block"`` answers that text is needed, ``"raise"`` raises
-            ``InputError``, ``"allow"`` lets them through unjudged. The text beside them is judged either way.
+            files beside text that may pass; with the output rail, to such answers too. ``"block"`` answers that text
+            is needed, ``"raise"`` raises ``InputError``, ``"allow"`` lets them through unjudged. The text beside them
+            is judged either way.
         on_escalate: whom to ask when the policy says ``"escalate"``: ``function(verdict, check)`` returns ``"allow"``,
             ``"block"``, or the text that goes on in place of the judged one. ``None``: it blocks. In streams the
             answer is held until the end, and asked about once.

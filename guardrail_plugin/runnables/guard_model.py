@@ -48,7 +48,7 @@ def guard_model(
             blocked call blocks the answer.
         window: how much of a streamed answer a check waits for: ``"sentence"``, a number of words, or ``"answer"``.
         release: ``"checked"``, or ``"optimistic"``: text leaves at once and is taken back when it is blocked.
-        on_uncheckable: what happens to an answer without text, such as an image.
+        on_uncheckable: what happens to an answer without text, such as an image, and to images and files beside text.
         on_escalate: whom to ask when the policy says so. Not LangGraph's ``interrupt``: a graph that resumes calls its
             model again, and a decision about one answer would be applied to another.
         context_turns: earlier user and assistant turns that the guardian sees.

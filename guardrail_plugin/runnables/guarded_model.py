@@ -24,6 +24,7 @@ from typing_extensions import override
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Allowed, Edited, Outcome
 from guardrail_plugin.runnables import detached
+from guardrail_plugin.runnables.answer_files import files_in
 from guardrail_plugin.runnables.answers import Asked
 from guardrail_plugin.runnables.blocks import client_calls
 from guardrail_plugin.runnables.inner_models import marks_of, model_in
@@ -46,6 +47,7 @@ class Ended:
         original: the answer as the model gave it, where a person edited or put off the decision.
         text: what was let out: the answer's text, or the end of it that stands in for the rest.
         calls: what was ordered, before single calls were withheld.
+        files: kinds of what was let out that no rail can read.
     """
 
     outcome: Outcome
@@ -54,6 +56,7 @@ class Ended:
     original: AIMessage | None = field(default=None, repr=False)
     text: str = field(default="", repr=False)
     calls: tuple[tuple[str, object], ...] = field(default=(), repr=False)
+    files: tuple[str, ...] = ()
 
     def made(self, message: AIMessage) -> bool:
         """Tell whether a message is this answer. Under LangChain's v3 events it has the id of an outer run."""
@@ -61,6 +64,8 @@ class Ended:
         if said != self.text and not (self.text and self.instead is not None and said.endswith(self.text)):
             return False  # whatever its id: somebody has changed it since
         if any(call not in self.calls and refusal_of(call[1]) is None for call in client_calls(message)):
+            return False
+        if not set(files_in(message)) <= set(self.files):
             return False
         return bool(said) or (message.id is not None and message.id == self.message_id)
 
@@ -323,9 +328,10 @@ class GuardedChatModel(BaseChatModel):
         if isinstance(outcome, Edited) and seen:
             original = as_message(message_chunk_to_message(joined(seen)))
         text = instead.text if instead is not None else "".join(chunk.text for chunk in seen)
-        calls = client_calls(joined(seen)) if seen and instead is None else ()
+        whole = joined(seen) if seen and instead is None else AIMessage("")
+        calls, files = tuple(client_calls(whole)), files_in(whole)
         for listener in self.listeners:
-            listener(Ended(outcome, message_id, instead, original, text, tuple(calls)))
+            listener(Ended(outcome, message_id, instead, original, text, calls, files))
 
     def _result(self, answer: AIMessage, outcome: Outcome) -> ChatResult:
         """Return a whole answer's result, and tell the listeners."""
@@ -337,7 +343,8 @@ class GuardedChatModel(BaseChatModel):
         original = answer if isinstance(outcome, Edited) else None
         for listener in self.listeners:
             instead = passed if changed else None
-            listener(Ended(outcome, answer.id, instead, original, passed.text, tuple(client_calls(passed))))
+            calls = tuple(client_calls(passed))
+            listener(Ended(outcome, answer.id, instead, original, passed.text, calls, files_in(passed)))
         return ChatResult(generations=[ChatGeneration(message=passed)])
 
 

@@ -35,8 +35,8 @@ from guardrail_plugin.runnables.answers import (
     OutputText,
     ReadCalls,
     WholeReader,
-    answer_checks,
     every_call,
+    read_answer,
 )
 from guardrail_plugin.runnables.output import OutputKind, reply
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
@@ -229,12 +229,12 @@ class OutputStage:
 
     def _flow(self, output: object, asked: Asked) -> Steps[Outcome]:
         try:
-            subject = answer_checks(output, asked, self.output_text, calls=self.calls)
+            answer = read_answer(output, asked, self.output_text, calls=self.calls)
         except InputError as error:
             return output_rail(error, asked=None, rules=self.rules)
-        if not isinstance(subject, tuple) or not subject:
-            return output_rail(subject, asked=None, rules=self.rules)
-        return output_rail(subject, asked=asked.check(subject[0].text), rules=self.rules)
+        subject = answer.subject
+        what = asked.check(subject[0].text) if isinstance(subject, tuple) and subject else None
+        return output_rail(subject, asked=what, beside=answer.beside, rules=self.rules)
 
 
 def _figures(ending: Ending) -> dict[str, object]:

@@ -153,6 +153,14 @@ def _is_message(value: object) -> bool:
     return isinstance(value, Mapping) and "content" in value and ("role" in value or "type" in value)
 
 
+def _is_langchains(item: object) -> bool:
+    """Tell whether of a message that is written out LangChain reads other text than a chain that reads it itself."""
+    if isinstance(item, Mapping):
+        # Of its own wire format it reads "kwargs" alone, and of a message that removes another no content.
+        return "lc" in item or item.get("role", item.get("type")) == "remove"
+    return isinstance(item, list | tuple) and len(item) == 2 and item[0] == "remove"
+
+
 def _messages(value: object) -> list[BaseMessage]:
     if isinstance(value, BaseMessage):
         return [value]
@@ -163,6 +171,8 @@ def _messages(value: object) -> list[BaseMessage]:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         if all(isinstance(item, BaseMessage) for item in value):
             return [item for item in value if isinstance(item, BaseMessage)]
+        if any(_is_langchains(item) for item in value):
+            raise InputError("a message is in a form that only LangChain reads; send role and content")
         try:
             # As chat models read it: what is judged must be what the model would see.
             return convert_to_messages(value)
