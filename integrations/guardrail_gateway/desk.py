@@ -9,19 +9,20 @@ from types import MappingProxyType
 from typing import Literal
 
 from guardrail_fastapi import GuardrailService
+from guardrail_gateway.bodies import JsonObject
 from guardrail_gateway.completions import instead
 from guardrail_gateway.history import NOTHING, History
 from guardrail_gateway.notes import Note
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.reading import ToolOutput
 from guardrail_gateway.settings import GatewaySettings
-from guardrail_gateway.unread import AnswerHoldBack, answer_rail
 from guardrail_plugin import Check, InputError, Policy
 from guardrail_plugin.flow import (
     Allowed,
     Blocked,
     Edited,
     Failed,
+    HoldBack,
     Outcome,
     Rules,
     Steps,
@@ -29,6 +30,7 @@ from guardrail_plugin.flow import (
     Window,
     describe,
     input_rail,
+    output_rail,
     run_batch_async,
 )
 from guardrail_plugin.flow.tool_rails import tool_output_rail
@@ -149,7 +151,7 @@ class Desk:
         for old in history.earlier:
             parts.append(replace(_asked_part("turn", old.turn, rules=quiet), messages=old.messages, earlier=True))
         for step in history.steps:
-            steps = answer_rail(step.subject, asked=None, beside=step.unread, rules=quiet)
+            steps = output_rail(step.subject, asked=None, beside=step.unread, rules=quiet)
             parts.append(_Part("turn", step.subject, steps, (step.message,), earlier=True))
         parts += [_tool_part(at, told, rules=rules, earlier=True) for at, told in history.tool_outputs.items()]
         return parts
@@ -165,7 +167,7 @@ class Desk:
         rules, started = self.rules, time.monotonic()
         subjects = [self._checks(output) for output in outputs]
         flows = [
-            answer_rail(subject, asked=self._what(subject), beside=beside, rules=rules)
+            output_rail(subject, asked=self._what(subject), beside=beside, rules=rules)
             for subject, beside in zip(subjects, unread or [None] * len(subjects), strict=True)
         ]
         outcomes = await run_batch_async(flows, self.service.guardian)
@@ -177,10 +179,15 @@ class Desk:
                 raise Problem.of(outcome.error)
         return outcomes
 
-    def holdback(self) -> AnswerHoldBack:
+    def holdback(self) -> HoldBack[JsonObject]:
         """Return the output rail of one streamed answer."""
-        window = Window(self.settings.window)
-        return AnswerHoldBack(window=window, rules=self.rules, asked=self.asked, release=self.settings.release)
+        return HoldBack(
+            window=Window(self.settings.window),
+            rules=self.rules,
+            query=self.asked.query,
+            context=self.asked.context,
+            release=self.settings.release,
+        )
 
     def tell(
         self,

@@ -9,9 +9,10 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 from guardrail_gateway.bodies import JsonObject, as_object
-from guardrail_gateway.unread import kinds_in, unread
+from guardrail_gateway.unread import kinds_in
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Part, Uncheckable
+from guardrail_plugin.runnables.answer_files import beside_text
 from guardrail_plugin.runnables.answers import ChunkReader
 from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import as_json
@@ -213,7 +214,7 @@ class ChoiceReader:
 
     def nothing(self) -> Uncheckable | None:
         """Tell that there was no text, or something that no rail can read."""
-        return unread(self._unread) or self._reader.nothing()
+        return beside_text(self._unread) or self._reader.nothing()
 
 
 def whole_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> str | AIMessageChunk:
@@ -224,7 +225,7 @@ def whole_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, 
 def unread_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> Uncheckable | None:
     """Return what of a complete choice no rail can read."""
     beside = _beside_message(answer, choice, first=first)
-    return unread(kinds_in({**as_object(choice.get("message")), "extra": beside}))
+    return beside_text(kinds_in({**as_object(choice.get("message")), "extra": beside}))
 
 
 def _beside_message(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> JsonObject:

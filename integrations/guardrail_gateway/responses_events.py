@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.reading import unknown_text
 from guardrail_gateway.responses_reading import ECHOED, unread_answer, whole_answer
-from guardrail_gateway.unread import kinds_in, unread, without_picture
+from guardrail_gateway.unread import kinds_in, without_picture
 from guardrail_plugin import Check
 from guardrail_plugin.flow import Part, Uncheckable
+from guardrail_plugin.runnables.answer_files import beside_text
 from guardrail_plugin.runnables.blocks import as_json, call_checks, part_of
 
 LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -113,7 +114,7 @@ class EventReader:
 
     def nothing(self) -> Uncheckable | None:
         """Tell that there was something that no rail can read; asked after ``rest``."""
-        return unread(self._unread) or self._unread_whole
+        return beside_text(self._unread) or self._unread_whole
 
 
 def _is_empty(event: Mapping[str, object]) -> bool:

@@ -10,9 +10,10 @@ from langchain_core.messages.tool import tool_call_chunk
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import bad_request
 from guardrail_gateway.reading import ToolOutput, read_tool_output, unknown_text
-from guardrail_gateway.unread import kinds_in, kinds_in_items, unread, without_picture
+from guardrail_gateway.unread import kinds_in, kinds_in_items, without_picture
 from guardrail_plugin import Check
 from guardrail_plugin.flow import Uncheckable
+from guardrail_plugin.runnables.answer_files import beside_text
 from guardrail_plugin.runnables.blocks import as_json
 from guardrail_plugin.runnables.content import read_content, strings_in, text_in
 
@@ -177,4 +178,4 @@ def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
 def unread_answer(response: Mapping[str, object]) -> Uncheckable | None:
     """Return what of a response no rail can read."""
     more = unknown_text(response, ECHOED)
-    return unread([*kinds_in_items(response.get("output")), *kinds_in(more)])
+    return beside_text([*kinds_in_items(response.get("output")), *kinds_in(more)])

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.reading import MODEL, as_message, is_word
-from guardrail_gateway.unread import kinds_in, unread
+from guardrail_gateway.unread import kinds_in
 from guardrail_plugin import Check, InputError, Message
 from guardrail_plugin.flow import Uncheckable
+from guardrail_plugin.runnables.answer_files import beside_text
 from guardrail_plugin.runnables.answers import Asked, answer_checks
 
 _CALLS = ("tool_calls", "function_call")
@@ -53,7 +54,7 @@ def read_steps(
         Problem: 422, one is nested without end.
     """
     steps = [
-        Step(i, _judged(messages[i], said[i], asked), unread(unread_kinds(messages[i])))
+        Step(i, _judged(messages[i], said[i], asked), beside_text(unread_kinds(messages[i])))
         for i in span
         if said[i].role == "assistant"
     ]

@@ -14,7 +14,7 @@ import pytest
 from guardrail_gateway import GatewaySettings, create_app
 from guardrail_gateway.reading import unread_choice
 from guardrail_gateway.testing import Script, ScriptedUpstream, serving
-from guardrail_gateway.unread import UNREAD_ANSWER
+from guardrail_plugin.flow.rails import UNCHECKABLE_BESIDE_ANSWER
 from guardrail_plugin.testing import ScriptedGuardian
 
 PIXELS = base64.b64encode(b"\x89PNG\r\n\x1a\n\x00 pixels").decode()
@@ -81,7 +81,7 @@ def test_an_answer_with_what_no_rail_can_read_is_not_shown(
     assert PIXELS not in told
     assert "AAAA" not in told
     assert "content_filter" in told
-    assert UNREAD_ANSWER in told or "holds no text" in told
+    assert UNCHECKABLE_BESIDE_ANSWER in told or "holds no text" in told
     passed = permissive.post(path, json={**HELLO[path], "stream": stream}).text
     assert PIXELS in passed or "AAAA" in passed
     assert "content_filter" not in passed
