@@ -18,7 +18,7 @@ from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of,
 from guardrail_gateway.history import History, read_history
 from guardrail_gateway.parameters import said_beside
 from guardrail_gateway.problems import Problem, bad_request
-from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs, unread_choice, whole_choice
+from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs, whole_choice
 from guardrail_gateway.steps import withheld_message
 from guardrail_gateway.upstream import Reply, UpstreamError
 from guardrail_plugin import Check, InputError
@@ -101,10 +101,7 @@ async def _answered(reply: Reply, gateway: Gateway, desk: Desk) -> Response:
     answer = reply.body
     choices = _read_choices(answer)
     if "output" in gateway.settings.rails:
-        outcomes = await desk.answers(
-            [whole_choice(answer, choice, first=not i) for i, choice in enumerate(choices)],
-            unread=[unread_choice(answer, choice, first=not i) for i, choice in enumerate(choices)],
-        )
+        outcomes = await desk.answers([whole_choice(answer, choice, first=not i) for i, choice in enumerate(choices)])
         judged: list[object] = []
         for index, (choice, outcome) in enumerate(zip(choices, outcomes, strict=True)):
             if isinstance(outcome, Failed):

@@ -47,17 +47,10 @@ async def guarded_stream(
                     desk.note.first_chunk_s = desk.note.seconds
                 yield sse(chunk)
         yield DONE
-    except UpstreamError as error:
+    except (UpstreamError, Problem, GuardrailError) as error:
         problem = await as_problem(error, desk)
         desk.note.error = problem.code
         yield sse(problem.as_dict())
-    except Problem as problem:
-        desk.note.error = problem.code
-        yield sse(problem.as_dict())
-    except GuardrailError as error:
-        told = Problem.of(error)
-        desk.note.error = told.code
-        yield sse(told.as_dict())
     finally:
         await source.aclose()
 

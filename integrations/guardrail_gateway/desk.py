@@ -36,7 +36,7 @@ from guardrail_plugin.flow import (
 from guardrail_plugin.flow.tool_rails import tool_output_rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe import RailEvent
-from guardrail_plugin.runnables.answers import Asked, answer_checks
+from guardrail_plugin.runnables.answers import Asked, read_answer
 from guardrail_plugin.runnables.views import Turn
 
 WITHHELD = "This message was withheld by a safety check."
@@ -151,28 +151,19 @@ class Desk:
         for old in history.earlier:
             parts.append(replace(_asked_part("turn", old.turn, rules=quiet), messages=old.messages, earlier=True))
         for step in history.steps:
-            steps = output_rail(step.subject, asked=None, beside=step.unread, rules=quiet)
-            parts.append(_Part("turn", step.subject, steps, (step.message,), earlier=True))
+            flow = output_rail(step.subject, asked=None, beside=step.unread, rules=quiet)
+            parts.append(_Part("turn", step.subject, flow, (step.message,), earlier=True))
         parts += [_tool_part(at, told, rules=rules, earlier=True) for at, told in history.tool_outputs.items()]
         return parts
 
-    async def answers(
-        self, outputs: Sequence[object], *, unread: Sequence[Uncheckable | None] | None = None
-    ) -> list[Outcome]:
-        """Decide about whole answers, in one guardian batch. Raises and is cancelled as ``question``.
-
-        Args:
-            unread: of each, what no rail can read.
-        """
+    async def answers(self, outputs: Sequence[object]) -> list[Outcome]:
+        """Decide about whole answers, in one guardian batch. Raises and is cancelled as ``question``."""
         rules, started = self.rules, time.monotonic()
-        subjects = [self._checks(output) for output in outputs]
-        flows = [
-            output_rail(subject, asked=self._what(subject), beside=beside, rules=rules)
-            for subject, beside in zip(subjects, unread or [None] * len(subjects), strict=True)
-        ]
+        read = [self._read(output) for output in outputs]
+        flows = [output_rail(said, asked=self._what(said), beside=beside, rules=rules) for said, beside in read]
         outcomes = await run_batch_async(flows, self.service.guardian)
-        for subject, outcome in zip(subjects, outcomes, strict=True):
-            checks = subject if isinstance(subject, tuple) else ()
+        for (said, _), outcome in zip(read, outcomes, strict=True):
+            checks = said if isinstance(said, tuple) else ()
             self.tell(outcome, seconds=time.monotonic() - started, checks=checks)
         for outcome in outcomes:
             if isinstance(outcome, Failed):
@@ -232,11 +223,12 @@ class Desk:
         news = [told for told in self.told if "earlier" not in told]
         return max(news, key=lambda told: _STRICTNESS.get(str(told["action"]), 3), default={})
 
-    def _checks(self, output: object) -> tuple[Check, ...] | Uncheckable | InputError:
+    def _read(self, output: object) -> tuple[tuple[Check, ...] | Uncheckable | InputError, Uncheckable | None]:
         try:
-            return answer_checks(output, self.asked, None)
+            answer = read_answer(output, self.asked, None)
         except InputError as error:
-            return error
+            return error, None
+        return answer.subject, answer.beside
 
     def _what(self, subject: object) -> Check | None:
         return self.asked.check(subject[0].text) if isinstance(subject, tuple) and subject else None

@@ -16,6 +16,7 @@ from guardrail_gateway.notes import note_of
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.settings import GatewaySettings
 from guardrail_gateway.upstream import Upstream, UpstreamError
+from guardrail_plugin import GuardrailError
 from guardrail_plugin.flow import Allowed
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.observe.prometheus import PrometheusMetrics
@@ -84,13 +85,15 @@ def forwarded(request: Request) -> dict[str, str]:
     return headers
 
 
-async def as_problem(error: UpstreamError, desk: Desk) -> Problem:
-    """Return what a client is told of an upstream's error.
+async def as_problem(error: UpstreamError | Problem | GuardrailError, desk: Desk) -> Problem:
+    """Return what a client is told of an error.
 
     The upstream's own message is text like any other: it is judged before it leaves. What does not pass is left out.
 
     Cancellation: passes to the guardian.
     """
+    if not isinstance(error, UpstreamError):
+        return error if isinstance(error, Problem) else Problem.of(error)
     status, said = error.status, error.said
     if status in _OWN_TROUBLE and desk.settings.upstream_key is not None:
         # The gateway's key, not the client's, was refused.

@@ -9,10 +9,9 @@ from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.reading import ToolOutput, read_tool_output, readable
 from guardrail_gateway.settings import GatewayRail, GatewaySettings
-from guardrail_gateway.steps import Step, loop_end, read_steps, text_of, unread_kinds
+from guardrail_gateway.steps import Step, loop_end, read_steps, text_of, unread_in
 from guardrail_plugin import Check, InputError, Message
 from guardrail_plugin.flow import Uncheckable
-from guardrail_plugin.runnables.answer_files import beside_text
 from guardrail_plugin.runnables.answers import Asked
 from guardrail_plugin.runnables.content import read_content
 from guardrail_plugin.runnables.views import Turn, read_messages
@@ -94,8 +93,8 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
     if settings.history == "all":
         spoke = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
         old = {i: read_tool_output(as_object(messages[i])) for i in range(spoke) if roles[i] == "tool"}
-        answers = {i: beside_text(unread_kinds(messages[i])) for i in range(stop) if roles[i] == "assistant"}
-        shown = [EarlierTurn(Turn(kinds), (i,)) for i, kinds in answers.items() if kinds is not None]
+        answers = {i: unread_in(messages[i]) for i in range(stop) if roles[i] == "assistant"}
+        shown = [EarlierTurn(Turn(unread), (i,)) for i, unread in answers.items() if unread is not None]
     earlier = _earlier(said[:stop], sealed, turns) if settings.history == "all" and "user" in roles else ()
     return History(
         beside=tuple(beside),

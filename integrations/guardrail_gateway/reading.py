@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 from guardrail_gateway.bodies import JsonObject, as_object
-from guardrail_gateway.unread import kinds_in
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Part, Uncheckable
-from guardrail_plugin.runnables.answer_files import beside_text
 from guardrail_plugin.runnables.answers import ChunkReader
 from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import as_json
@@ -51,22 +49,13 @@ def read_question(messages: Sequence[object], *, context_turns: int) -> Turn | I
 
 
 def readable(messages: Sequence[object]) -> list[object]:
-    """Return messages so that LangChain can read each: what it refuses of a model's message is judged elsewhere.
-
-    Raises:
-        InputError: one is in a form in which LangChain reads another text than the model behind.
-    """
-    return [_readable(message) if isinstance(message, dict) else message for message in messages]
-
-
-def _readable(message: JsonObject) -> JsonObject:
-    role = message.get("role", message.get("type"))
-    if "lc" in message or role == "remove":
-        # Of its own wire format LangChain reads "kwargs" alone, and of a message that removes another no content.
-        raise InputError("a message is in a form that only LangChain reads; send role and content")
-    if isinstance(role, str) and role in MODEL:
-        return {"content": "", **{key: value for key, value in message.items() if key not in _CALLS}}
-    return message
+    """Return messages so that LangChain can read each: what it refuses of a model's message is judged elsewhere."""
+    return [
+        {"content": "", **{key: value for key, value in message.items() if key not in _CALLS}}
+        if isinstance(message, dict) and message.get("role", message.get("type")) in MODEL
+        else message
+        for message in messages
+    ]
 
 
 def tail(messages: Sequence[object], *, context_turns: int) -> Sequence[object]:
@@ -148,6 +137,8 @@ def as_message(said: Mapping[str, object], extra: Mapping[str, object]) -> str |
     others = {key: value for key, value in said.items() if key not in _PLAIN and key != "tool_calls" and value}
     if extra:
         others["extra"] = dict(extra)
+    if isinstance(content, dict):
+        content = [content]
     readable = content if isinstance(content, str | list) else ("" if content is None else as_json(content))
     return AIMessageChunk(
         content=readable, tool_call_chunks=list(_calls(said.get("tool_calls"))), additional_kwargs=others
@@ -184,7 +175,6 @@ class ChoiceReader:
         self.head: JsonObject = {}
         self._reader = ChunkReader()
         self._said: list[str] = []
-        self._unread: dict[str, None] = {}
 
     @property
     def text(self) -> str:
@@ -200,13 +190,9 @@ class ChoiceReader:
         delta = choice.get("delta")
         known = _CHOICE | {"delta"} if isinstance(delta, dict) else _CHOICE
         extra = {**unknown_text(event, _TOP), **unknown_text(choice, known)}
-        message = as_message(as_object(delta), extra)
-        part = self._reader.read(message)
+        part = self._reader.read(as_message(as_object(delta), extra))
         self._said.append(part.answer)
-        kinds = () if isinstance(message, str) else kinds_in({**as_object(delta), "extra": extra})
-        self._unread.update(dict.fromkeys(kinds))
-        # What cannot be read leaves with the end alone.
-        return replace(part, acts=True) if kinds else part
+        return part
 
     def rest(self) -> tuple[Check, ...]:
         """Return the checks of the tool calls that the chunks add up to."""
@@ -214,20 +200,11 @@ class ChoiceReader:
 
     def nothing(self) -> Uncheckable | None:
         """Tell that there was no text, or something that no rail can read."""
-        return beside_text(self._unread) or self._reader.nothing()
+        return self._reader.nothing()
 
 
 def whole_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> str | AIMessageChunk:
     """Return a complete choice as what the output rail judges; the first one with the answer's own unknown fields."""
-    return as_message(as_object(choice.get("message")), _beside_message(answer, choice, first=first))
-
-
-def unread_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> Uncheckable | None:
-    """Return what of a complete choice no rail can read."""
-    beside = _beside_message(answer, choice, first=first)
-    return beside_text(kinds_in({**as_object(choice.get("message")), "extra": beside}))
-
-
-def _beside_message(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> JsonObject:
     known = _CHOICE | {"message"} if isinstance(choice.get("message"), dict) else _CHOICE
-    return {**(unknown_text(answer, _TOP) if first else {}), **unknown_text(choice, known)}
+    extra = {**(unknown_text(answer, _TOP) if first else {}), **unknown_text(choice, known)}
+    return as_message(as_object(choice.get("message")), extra)

@@ -16,9 +16,9 @@ from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
 from guardrail_gateway.history import History, read_history
 from guardrail_gateway.problems import Problem, bad_request
-from guardrail_gateway.reading import ToolOutput, read_question
+from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
-from guardrail_gateway.responses_reading import as_messages, server_outputs, tool_outputs, unread_answer, whole_answer
+from guardrail_gateway.responses_reading import as_messages, server_outputs, whole_answer
 from guardrail_gateway.responses_stream import guarded_response, written
 from guardrail_gateway.responses_withheld import without_text
 from guardrail_gateway.upstream import UpstreamError
@@ -63,9 +63,9 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
     def read() -> tuple[Turn | InputError, History, dict[int, ToolOutput]]:
         messages = as_messages(body)
         history = read_history(messages, settings, instructions=instructions)
-        ran = server_outputs(body.get("input"), everything=settings.history == "all")
+        ran = server_outputs(body.get("input"), messages, everything=settings.history == "all")
         history = replace(history, tool_outputs={**history.tool_outputs, **ran})
-        outputs = tool_outputs(body) if "tool_output" in rails else {}
+        outputs = read_tool_outputs(messages) if "tool_output" in rails else {}
         return read_question(messages, context_turns=settings.context_turns), history, outputs
 
     subject, history, outputs = await anyio.to_thread.run_sync(read) if large else read()
@@ -92,7 +92,7 @@ async def _answered(answer: JsonObject, gateway: Gateway, desk: Desk, headers: M
     if not isinstance(answer.get("output"), list):
         raise Problem(502, "upstream_invalid_answer", "The model behind the gateway sent no response object.")
     if "output" in gateway.settings.rails:
-        [outcome] = await desk.answers([whole_answer(answer)], unread=[unread_answer(answer)])
+        [outcome] = await desk.answers([whole_answer(answer)])
         if isinstance(outcome, Blocked | Edited):
             kept: JsonObject = {key: answer[key] for key in ("id", "created_at", "model", "usage") if key in answer}
             answer = blocked_response(instead(outcome), shared=kept, extension={})

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.reading import unknown_text
-from guardrail_gateway.responses_reading import ECHOED, unread_answer, whole_answer
-from guardrail_gateway.unread import kinds_in, without_picture
+from guardrail_gateway.responses_reading import ECHOED, whole_answer, without_picture
 from guardrail_plugin import Check
 from guardrail_plugin.flow import Part, Uncheckable
-from guardrail_plugin.runnables.answer_files import beside_text
+from guardrail_plugin.runnables.answer_files import beside_text, files_in
 from guardrail_plugin.runnables.blocks import as_json, call_checks, part_of
+from guardrail_plugin.runnables.content import shown_in_data
 
 LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
@@ -54,7 +54,6 @@ class EventReader:
         self._pieces: dict[tuple[str, ...], str] = {}
         self._beside: list[str] = []
         self._unread: dict[str, None] = {}
-        self._unread_whole: Uncheckable | None = None
 
     @property
     def text(self) -> str:
@@ -82,7 +81,8 @@ class EventReader:
 
     def _hold(self, event: JsonObject) -> None:
         kind, delta = str(event.get("type")), event.get("delta")
-        self._unread.update(dict.fromkeys(kinds_in({k: v for k, v in event.items() if k not in ("item", "response")})))
+        beside = {key: value for key, value in event.items() if key not in ("item", "response")}
+        self._unread.update(dict.fromkeys(shown_in_data(beside)))
         if event.get("partial_image_b64"):
             self._unread["image"] = None
         if kind in LAST:
@@ -101,9 +101,8 @@ class EventReader:
         output = self._last.get("output")
         final = list(output) if isinstance(output, list) else []
         final += [item for item in self._items if item not in final]
-        whole = {**self._last, "output": final}
-        self._unread_whole = unread_answer(whole)
-        message = whole_answer(whole)
+        message = whole_answer({**self._last, "output": final})
+        self._unread.update(dict.fromkeys(files_in(message)))
         part = part_of(message)
         checks = [Check(text, rail="output") for text in (part.answer, part.reasoning) if text.strip()]
         checks += call_checks(message) if part.acts else ()
@@ -114,7 +113,7 @@ class EventReader:
 
     def nothing(self) -> Uncheckable | None:
         """Tell that there was something that no rail can read; asked after ``rest``."""
-        return beside_text(self._unread) or self._unread_whole
+        return beside_text(self._unread)
 
 
 def _is_empty(event: Mapping[str, object]) -> bool:

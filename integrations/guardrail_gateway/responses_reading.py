@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import bad_request
-from guardrail_gateway.reading import ToolOutput, read_tool_output, unknown_text
-from guardrail_gateway.unread import kinds_in, kinds_in_items, without_picture
+from guardrail_gateway.reading import ToolOutput, unknown_text
 from guardrail_plugin import Check
-from guardrail_plugin.flow import Uncheckable
-from guardrail_plugin.runnables.answer_files import beside_text
+from guardrail_plugin.runnables.block_kinds import PICTURE, PICTURE_CALL
 from guardrail_plugin.runnables.blocks import as_json
-from guardrail_plugin.runnables.content import read_content, strings_in, text_in
+from guardrail_plugin.runnables.content import read_content, shown_in, strings_in, text_in
+from guardrail_plugin.runnables.encoded import is_payload
 
 _CALLS = "_call"
 _OUTPUTS = "_call_output"
@@ -86,8 +85,7 @@ def _as_message(item: object) -> object:
         }
     if isinstance(kind, str) and (kind.endswith(_CALLS) or kind in _ORDERS):
         order = _order(kind, as_object(without_picture(item)))
-        made = [{"type": shown, "base64": _ANY_BYTES} for shown in kinds_in_items([item])]
-        return {"role": "assistant", "content": "", "tool_calls": [{"function": order}], "images": made}
+        return {"role": "assistant", "content": "", "tool_calls": [{"function": order}], "images": _shown(item)}
     if kind in _MODELS_OWN:
         thought = strings_in(told, keys=False) if kind in _THOUGHTS else []
         return {"role": "assistant", "content": "", "reasoning_content": "\n".join(thought)}
@@ -103,6 +101,20 @@ def _returned(output: object) -> object:
     return output if isinstance(output, list) else output_text(output)
 
 
+def without_picture(item: object) -> object:
+    """Return an item without the image that it made, which is no text, though it is written as one."""
+    told = as_object(item)
+    made = told.get(PICTURE)
+    if told.get("type") != PICTURE_CALL or not isinstance(made, str) or not is_payload(made):
+        return item
+    return {key: value for key, value in told.items() if key != PICTURE}
+
+
+def _shown(call: object) -> list[str | dict[str, object]]:
+    """Return what a call holds that no rail can read, as blocks: as a call it would count as text."""
+    return [{"type": kind, "base64": _ANY_BYTES} for kind in shown_in(call)[0]]
+
+
 def _order(kind: str, call: Mapping[str, object]) -> dict[str, object]:
     name, arguments = call.get("name"), call.get("arguments")
     rest = {key: value for key, value in call.items() if key not in (*_NAMED, *_RETURNED)}
@@ -111,28 +123,15 @@ def _order(kind: str, call: Mapping[str, object]) -> dict[str, object]:
     return {"name": str(name or kind), "arguments": as_json(rest)}
 
 
-def tool_outputs(body: Mapping[str, object]) -> dict[int, ToolOutput]:
-    """Return, by index, what tools returned since the model last spoke."""
-    given = body.get("input")
-    messages = as_messages(body) if isinstance(given, list) else []
-    found: dict[int, ToolOutput] = {}
-    for index in range(len(messages) - 1, -1, -1):
-        message = as_object(messages[index])
-        if message.get("role") == "assistant":
-            break
-        if message.get("role") == "tool":
-            found[index] = read_tool_output(message)
-    return dict(sorted(found.items()))
-
-
-def server_outputs(items: object, *, everything: bool) -> dict[int, ToolOutput]:
+def server_outputs(items: object, messages: Sequence[object], *, everything: bool) -> dict[int, ToolOutput]:
     """Return, by index, what tools that run beside the model returned: their calls hold it.
 
     Args:
+        messages: what ``as_messages`` made of the items.
         everything: also what they returned before the latest user turn.
     """
     given = items if isinstance(items, list) else []
-    roles = [as_object(_as_message(item)).get("role") for item in given]
+    roles = [as_object(message).get("role") for message in messages[: len(given)]]
     start = 0 if everything or "user" not in roles else len(roles) - roles[::-1].index("user")
     found: dict[int, ToolOutput] = {}
     for index in range(start, len(given)):
@@ -168,14 +167,9 @@ def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
             text = str(rest.pop("arguments")) if isinstance(rest.get("arguments"), str) else ""
             text += as_json(rest) if rest else ""
             calls.append(tool_call_chunk(name=str(told.get("name", kind)), args=text, id=None, index=position))
+            blocks += _shown(given)
         else:
             blocks.append(dict(told))
     if more := unknown_text(response, ECHOED):
         blocks.append({"type": "more", "more": more})
     return AIMessageChunk(content=blocks, tool_call_chunks=calls)
-
-
-def unread_answer(response: Mapping[str, object]) -> Uncheckable | None:
-    """Return what of a response no rail can read."""
-    more = unknown_text(response, ECHOED)
-    return beside_text([*kinds_in_items(response.get("output")), *kinds_in(more)])

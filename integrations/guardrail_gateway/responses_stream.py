@@ -36,9 +36,7 @@ async def guarded_response(source: Stream, *, desk: Desk, guardian: GuardianProt
                     desk.note.first_chunk_s = desk.note.seconds
                 yield _line(event)
     except (UpstreamError, Problem, GuardrailError) as error:
-        if isinstance(error, UpstreamError):
-            error = await as_problem(error, desk)
-        problem = error if isinstance(error, Problem) else Problem.of(error)
+        problem = await as_problem(error, desk)
         desk.note.error = problem.code
         yield _line({**as_object(problem.as_dict()["error"]), "type": "error"})
     finally:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_gateway.problems import Problem
 from guardrail_gateway.reading import MODEL, as_message, is_word
-from guardrail_gateway.unread import kinds_in
 from guardrail_plugin import Check, InputError, Message
 from guardrail_plugin.flow import Uncheckable
-from guardrail_plugin.runnables.answer_files import beside_text
-from guardrail_plugin.runnables.answers import Asked, answer_checks
+from guardrail_plugin.runnables.answer_files import beside_text, files_in
+from guardrail_plugin.runnables.answers import Answer, Asked, read_answer
 
 _CALLS = ("tool_calls", "function_call")
 NOTHING_ASKED = Asked()
@@ -53,22 +52,19 @@ def read_steps(
     Raises:
         Problem: 422, one is nested without end.
     """
-    steps = [
-        Step(i, _judged(messages[i], said[i], asked), beside_text(unread_kinds(messages[i])))
-        for i in span
-        if said[i].role == "assistant"
-    ]
-    return tuple(step for step in steps if step.subject or step.unread)
+    read = [(i, _read(messages[i], said[i], asked)) for i in span if said[i].role == "assistant"]
+    return tuple(Step(i, told.subject, told.beside) for i, told in read if told.subject or told.beside)
 
 
-def unread_kinds(message: object) -> tuple[str, ...]:
-    """Return the kinds of images and files in what a request says in the model's name.
+def unread_in(message: object) -> Uncheckable | None:
+    """Return what no rail can read in what a request says in the model's name.
 
     Raises:
         Problem: 422, it is nested without end.
     """
+    said = as_message(as_object(message), {})
     try:
-        return kinds_in(as_object(message))
+        return None if isinstance(said, str) else beside_text(files_in(said))
     except InputError as error:
         raise Problem.of(error) from None
 
@@ -107,16 +103,16 @@ def _call(given: object) -> JsonObject:
     return {"name": name, **{key: empty for key, empty in _EMPTY.items() if key in told}}
 
 
-def _judged(message: object, said: Message, asked: Asked) -> tuple[Check, ...] | Uncheckable:
+def _read(message: object, said: Message, asked: Asked) -> Answer:
     told = dict(as_object(message))
     if not told:
         # LangChain reads pairs of a role and a text too, and messages that name their role in ``type``.
-        return (asked.check(said.text),) if said.text.strip() else ()
+        return Answer((asked.check(said.text),) if said.text.strip() else ())
     if is_word(told.get("type")):
         del told["type"]
     if is_word(told.get("name")):
         del told["name"]
     try:
-        return answer_checks(as_message(told, {}), asked, None)
+        return read_answer(as_message(told, {}), asked, None)
     except InputError as error:
         raise Problem.of(error) from None

@@ -8,69 +8,84 @@ from typing import Any
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config
 
-from guardrail_langchain.held import GuardrailState
+from guardrail_langchain.held import GuardrailState, ask
 from guardrail_langchain.settings import Settings
-from guardrail_langchain.turns import after, answer, brought_outputs, new_turns, prints, written
-from guardrail_plugin.flow import Blocked, Edited, Failed, OnEscalate, Outcome
-from guardrail_plugin.runnables import aunder_config, read_output, replaced, under_config
+from guardrail_langchain.tool_call import passed
+from guardrail_langchain.turns import (
+    SUMMARY_WITHHELD,
+    after,
+    answer,
+    brought_outputs,
+    heard,
+    new_turns,
+    prints,
+    written,
+)
+from guardrail_plugin.flow import Outcome
+from guardrail_plugin.runnables import aunder_config, read_output, under_config
 
 
 class InputJudgement:
-    """What an agent is given at the start of a run, and what becomes of it."""
+    """What users have said in an agent's state that nobody has judged, and what becomes of it."""
 
-    def __init__(self, state: GuardrailState, settings: Settings, ask: OnEscalate, *, by: str) -> None:
+    def __init__(self, state: GuardrailState, settings: Settings, *, by: str, begins: bool) -> None:
+        """Find what is new.
+
+        Args:
+            begins: a run begins: tool outputs after the model's last answer are the caller's. Later they are the
+                agent's own, and have been judged.
+        """
         self._by = by
         self._messages: Sequence[BaseMessage] = state["messages"]
-        self._judged: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
-        self._stage = settings.input_stage(ask)
-        self._turns = new_turns(self._messages, self._judged) if "input" in settings.rails else []
+        judged: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
         self._settings = settings
-        self._outputs = brought_outputs(self._messages) if "tools" in settings.rails else []
-
-    @property
-    def _inputs(self) -> list[list[BaseMessage]]:
-        return [list(self._messages[: turn.stop]) for turn in self._turns]
+        self._stage = settings.input_stage(ask)
+        self._turns, self._summaries = new_turns(self._messages, judged) if "input" in settings.rails else ([], [])
+        self._inputs = [heard(self._messages, turn) for turn in self._turns]
+        self._told = [self._messages[summary.stop - 1] for summary in self._summaries]
+        self._outputs = brought_outputs(self._messages) if begins and "tools" in settings.rails else []
 
     def run(self) -> dict[str, Any] | None:
         """Return the update of the agent's state."""
-        if not self._turns and not self._outputs:
-            return None
         parent = under_config(ensure_config())
-        outcomes = self._stage.judge(self._inputs, [parent] * len(self._turns)) if self._turns else []
-        changes = written(self._messages, self._turns, outcomes)
+        outcomes = self._stage.judge(self._inputs, [parent] * len(self._inputs)) if self._inputs else []
+        told: list[Outcome] = []
+        if self._told:
+            quiet = self._settings.input_stage(ask, quiet=True)
+            told = quiet.judge(self._told, [parent] * len(self._told))
+        outputs: list[ToolMessage] = []
         for output in self._outputs:
-            judged = self._settings.tool_stage(None).outputs(output.name or "", read_output(output), parent)
-            changes += _changed(output, judged)
-        return self._update(outcomes, changes)
+            tools = self._settings.tool_stage(None)
+            outputs.append(passed(output, tools.outputs(output.name or "", read_output(output), parent)))
+        return self._update(outcomes, told, outputs)
 
     async def arun(self) -> dict[str, Any] | None:
         """Like ``run``. Cancellation: passes to the guardian."""
-        if not self._turns and not self._outputs:
-            return None
         parent = aunder_config(ensure_config())
-        outcomes = await self._stage.ajudge(self._inputs, [parent] * len(self._turns)) if self._turns else []
-        changes = written(self._messages, self._turns, outcomes)
+        outcomes = await self._stage.ajudge(self._inputs, [parent] * len(self._inputs)) if self._inputs else []
+        told: list[Outcome] = []
+        if self._told:
+            quiet = self._settings.input_stage(ask, quiet=True)
+            told = await quiet.ajudge(self._told, [parent] * len(self._told))
+        outputs: list[ToolMessage] = []
         for output in self._outputs:
-            judged = await self._settings.tool_stage(None).aoutputs(output.name or "", read_output(output), parent)
-            changes += _changed(output, judged)
-        return self._update(outcomes, changes)
+            tools = self._settings.tool_stage(None)
+            outputs.append(passed(output, await tools.aoutputs(output.name or "", read_output(output), parent)))
+        return self._update(outcomes, told, outputs)
 
-    def _update(self, outcomes: Sequence[Outcome], changes: list[BaseMessage]) -> dict[str, Any]:
+    def _update(
+        self, outcomes: Sequence[Outcome], told: Sequence[Outcome], outputs: Sequence[ToolMessage]
+    ) -> dict[str, Any] | None:
+        changes = written(self._messages, self._turns, outcomes)
+        changes += written(self._messages, self._summaries, told, withheld=SUMMARY_WITHHELD)
+        changes += [now for now, before in zip(outputs, self._outputs, strict=True) if now is not before]
         update: dict[str, Any] = {}
-        if self._turns:
+        if outcomes or told:
             update["guardrail_judged"] = {self._by: prints(after(self._messages, changes))}
         said = answer(self._stage, outcomes)
         if said is not None:
             changes = [*changes, said]
             update["jump_to"] = "end"
-        return {**update, "messages": changes} if changes else update
-
-
-def _changed(output: ToolMessage, outcomes: Sequence[Outcome]) -> list[BaseMessage]:
-    texts: list[str | None] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Failed):
-            raise outcome.error
-        edited = outcome.text if isinstance(outcome, Edited) else None
-        texts.append(outcome.response if isinstance(outcome, Blocked) else edited)
-    return [replaced(output, texts, error=True)] if any(text is not None for text in texts) else []
+        if changes:
+            update["messages"] = changes
+        return update or None

@@ -22,7 +22,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
-from guardrail_langchain.held import GuardrailState, ask
+from guardrail_langchain.held import GuardrailState
 from guardrail_langchain.input_rail import InputJudgement
 from guardrail_langchain.model_call import ModelCall
 from guardrail_langchain.review import Review
@@ -43,8 +43,10 @@ Update = dict[str, Any] | None
 class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     """Rails around an agent: what users say, what the model says, what tools are told and tell.
 
-    - **Input**: each user turn once, when it is new. A blocked turn is answered without the model; its text is
-      replaced in the state, so that no later call reads it.
+    - **Input**: each user turn once, when it is new: before the run, or, where it is added to one
+      (``Command(resume=..., update=...)``, a tool's ``Command``), before the model reads it. A blocked turn is answered
+      without the model; its text is replaced in the state, so that no later call reads it. A summary that
+      ``SummarizationMiddleware`` puts in place of old turns is judged on its own, and left out where it does not pass.
     - **Output**: held back and judged window by window, whoever listens: ``stream_mode="messages"``, ``"updates"``,
       ``"values"``, events v1 to v3. A blocked answer is replaced under its id and ends the run.
     - **Tools**: a blocked call is answered with an error message, and its siblings go on; neither streams nor state
@@ -62,8 +64,9 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     structured answers, nor about outputs in a ``Command`` that goes elsewhere or holds several of them, of tools that
     return directly, or beside a structured answer: with ``"escalate"`` these are blocked, since what is made of them
     comes before the step that would be paused (``on_escalate`` is asked about all); remove the arguments of a tool call
-    that a person refused from the model's message; judge images or audio; judge, before the next run begins, what the
-    program itself adds to a run as a user's message (``Command(resume=..., update=...)``, a summary).
+    that a person refused from the model's message; judge images or audio; judge, before one model call has read it,
+    what is added while the graph is halted right before the model (``interrupt_before=["model"]``); ask again about a
+    turn to which a message is added together with the decision.
     What waits for a person is in streams of the state, packed but not encrypted: keep ``guardrail_held`` from clients.
     """
 
@@ -130,21 +133,27 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     def before_agent(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
         """Judge what the user said since the last run."""
         settings = self._settings.under(runtime.context)
-        return InputJudgement(state, settings, ask, by=self._name).run()
+        return InputJudgement(state, settings, by=self._name, begins=True).run()
 
     @hook_config(can_jump_to=["end"])
     async def abefore_agent(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
         """Like ``before_agent``. Cancellation: passes to the guardian."""
         settings = self._settings.under(runtime.context)
-        return await InputJudgement(state, settings, ask, by=self._name).arun()
+        return await InputJudgement(state, settings, by=self._name, begins=True).arun()
 
+    @hook_config(can_jump_to=["end"])
     def before_model(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
-        """Ask about tool outputs that wait for a person."""
-        return Review(state, self._settings, by=self._name, kind=ToolMessage).run()
+        """Ask about tool outputs that wait for a person; judge what was added as a user's since the run began."""
+        reviewed = Review(state, self._settings, by=self._name, kind=ToolMessage).run()
+        settings = self._settings.under(runtime.context)
+        return _both(reviewed, InputJudgement(state, settings, by=self._name, begins=False).run())
 
+    @hook_config(can_jump_to=["end"])
     async def abefore_model(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
-        """Like ``before_model``. Cancellation: passes."""
-        return await Review(state, self._settings, by=self._name, kind=ToolMessage).arun()
+        """Like ``before_model``. Cancellation: passes to the guardian."""
+        reviewed = await Review(state, self._settings, by=self._name, kind=ToolMessage).arun()
+        settings = self._settings.under(runtime.context)
+        return _both(reviewed, await InputJudgement(state, settings, by=self._name, begins=False).arun())
 
     @hook_config(can_jump_to=["end"])
     def after_model(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
@@ -220,3 +229,9 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
             while len(self._twins) > _KNOWN_TOOLS:
                 self._twins.popitem(last=False)
         return known
+
+
+def _both(one: Update, other: Update) -> Update:
+    if one is None or other is None:
+        return one or other
+    return {**one, **other, "messages": [*one["messages"], *other.get("messages", ())]}

@@ -13,12 +13,12 @@ from langgraph.types import Command
 
 from guardrail_langchain.held import ask
 from guardrail_langchain.settings import Settings
-from guardrail_langchain.turns import answer, new_turns, written
+from guardrail_langchain.turns import Turn, answer, written
 from guardrail_plugin import InputError, Policy, ToolPolicy
 from guardrail_plugin.core.policy import OnFailure
 from guardrail_plugin.flow import OnEscalate, Outcome
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.runnables import InputStage, aunder_config, under_config
+from guardrail_plugin.runnables import InputStage, aunder_config, latest_turn, under_config
 
 
 def guardrail_node(
@@ -80,7 +80,8 @@ def guardrail_node(
         return _command(stage, messages, outcomes)
 
     def _command(stage: InputStage, messages: Sequence[BaseMessage], outcomes: Sequence[Outcome]) -> Command[Any]:
-        changes = written(messages, new_turns(messages, ()), outcomes)
+        _, stop, users = latest_turn(messages)
+        changes = written(messages, [Turn(stop, tuple(users))], outcomes)
         said = answer(stage, outcomes)
         update = {messages_key: [*changes, *([said] if said is not None else [])]}
         return Command(update=update, goto=then if said is None else blocked)

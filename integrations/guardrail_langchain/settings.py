@@ -96,11 +96,19 @@ class Settings:
         changed = {item.name: getattr(given, item.name) for item in fields(given)}
         return replace(self, **{name: value for name, value in changed.items() if value is not None})
 
-    def input_stage(self, ask: OnEscalate | None) -> InputStage:
-        """Return the rail for what users say."""
+    def input_stage(self, ask: OnEscalate | None, *, quiet: bool = False) -> InputStage:
+        """Return the rail for what users say.
+
+        Args:
+            quiet: nobody is answered where it blocks: no response is written, and nothing raises.
+        """
+        rules = self._rules(ask)
+        if quiet:
+            policy = rules.policy.model_copy(update={"on_block": "respond"})
+            rules = replace(rules, policy=policy, respond=False)
         return InputStage(
             guardian=self.guardian,
-            rules=self._rules(ask),
+            rules=rules,
             kind="message",
             input_key=None,
             on_block=None,

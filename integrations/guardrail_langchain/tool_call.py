@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from langchain.agents.middleware import ToolCallRequest
@@ -21,6 +21,7 @@ from guardrail_plugin.flow.tool_rails import OUTPUT_BLOCKED
 from guardrail_plugin.runnables import GuardedTool, ToolStage, aunder_config, replaced, texts_of, under_config
 
 Result = ToolMessage | Command[Any]
+R = TypeVar("R", bound=Result)
 
 
 class ToolCall:
@@ -64,7 +65,7 @@ class ToolCall:
         if not self._judged(result):
             texts = self._stage.texts(self._name, result)
             outcomes = self._stage.outputs(self._name, texts, under_config(ensure_config()))
-            result = self._passed(result, outcomes)
+            result = passed(result, outcomes)
         return self._put_aside(result)
 
     async def afinish(self, result: Result) -> Result:
@@ -72,7 +73,7 @@ class ToolCall:
         if not self._judged(result):
             texts = self._stage.texts(self._name, result)
             outcomes = await self._stage.aoutputs(self._name, texts, aunder_config(ensure_config()))
-            result = self._passed(result, outcomes)
+            result = passed(result, outcomes)
         return self._put_aside(result)
 
     def _judged(self, result: Result) -> bool:
@@ -102,18 +103,6 @@ class ToolCall:
             status="error",
             response_metadata={"guardrail": fields},
         )
-
-    def _passed(self, result: Result, outcomes: Sequence[Outcome]) -> Result:
-        texts: list[str | None] = []
-        for outcome in outcomes:
-            if isinstance(outcome, Failed):
-                raise outcome.error
-            edited = outcome.text if isinstance(outcome, Edited) else None
-            texts.append(outcome.response if isinstance(outcome, Blocked) else edited)
-        if not any(text is not None for text in texts):
-            return result
-        passed: Result = replaced(result, texts, error=any(isinstance(outcome, Blocked) for outcome in outcomes))
-        return passed
 
     def _put_aside(self, result: Result) -> Result:
         """Return the result, and what of it waits for a person in the graph's state."""
@@ -148,6 +137,24 @@ class ToolCall:
         messages = result.update.get("messages")
         found = [said for said in messages if isinstance(said, ToolMessage)] if isinstance(messages, list) else []
         return next((said for said in found if said.text == WAITING), None)
+
+
+def passed(result: R, outcomes: Sequence[Outcome]) -> R:
+    """Return what a tool returned as a model may read it: itself, where all of it passes.
+
+    Raises:
+        GuardrailError: an outcome is ``Failed``.
+    """
+    texts: list[str | None] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        edited = outcome.text if isinstance(outcome, Edited) else None
+        texts.append(outcome.response if isinstance(outcome, Blocked) else edited)
+    if all(text is None for text in texts):
+        return result
+    changed: R = replaced(result, texts, error=any(isinstance(outcome, Blocked) for outcome in outcomes))
+    return changed
 
 
 def _ends(request: ToolCallRequest) -> bool:

@@ -1,4 +1,9 @@
-"""Which user turns are new, and what becomes of those that were judged."""
+"""Which user turns are new, and what becomes of those that were judged.
+
+LangChain's ``SummarizationMiddleware`` puts a summary that a model wrote in place of old turns, as a user's message.
+It is judged by the input rail like any, for its mark can be set by whoever sends messages; but on its own, and where it
+does not pass, it is taken out and the run goes on: the user did not say it.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +12,57 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 
 from guardrail_plugin.flow import Blocked, Edited, Failed, Outcome
-from guardrail_plugin.runnables import InputStage, user_turns
+from guardrail_plugin.runnables import InputStage, latest_turn, user_turns
 
 WITHHELD = "[This message was withheld by a safety check.]"
 """Stands where a blocked user message stood, so that no later model call reads it."""
 
+SUMMARY_WITHHELD = "[A summary of what was said before was withheld by a safety check.]"
+
+_SUMMARY = {"lc_source": "summarization"}
+"""How LangChain marks a summary."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One user turn: the messages before its end, and which of them are the user's."""
+    """One user turn, or one summary: the messages before its end, and which of them are the user's."""
 
     stop: int
     users: tuple[int, ...]
 
 
-def new_turns(messages: Sequence[BaseMessage], judged: Sequence[str]) -> list[Turn]:
-    """Return the turns that have not been judged, oldest first.
+def new_turns(messages: Sequence[BaseMessage], judged: Sequence[str]) -> tuple[list[Turn], list[Turn]]:
+    """Return the user turns that have not been judged, oldest first, and the summaries.
 
     The first time it is the latest turn alone: what stands before it is the caller's history, and informs the
     verdict. Later it is every turn with a message that was not there, or that was changed under its id.
     """
-    turns = [Turn(stop, tuple(users)) for stop, users in user_turns(messages)]
-    if not judged:
-        return turns[:1]
+    turns = [Turn(stop, tuple(users)) for stop, users in user_turns(_as_heard(messages))][::-1]
+    summaries = [Turn(index + 1, (index,)) for index, message in enumerate(messages) if _is_summary(message)]
     known = set(judged)
-    return [turn for turn in reversed(turns) if any(_print(messages[index]) not in known for index in turn.users)]
+    # A mark must not make history of what stands before it in the same turn.
+    first = 0 if judged else latest_turn(messages)[0]
+
+    def new(turn: Turn) -> bool:
+        return turn.stop > first and any(_print(messages[index]) not in known for index in turn.users)
+
+    return [turn for turn in turns if new(turn)], [turn for turn in summaries if new(turn)]
+
+
+def heard(messages: Sequence[BaseMessage], turn: Turn) -> list[BaseMessage]:
+    """Return the conversation up to a turn's end, with summaries as the model's words, which they are."""
+    return _as_heard(messages[: turn.stop])
+
+
+def _as_heard(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    return [AIMessage(message.content) if _is_summary(message) else message for message in messages]
+
+
+def _is_summary(message: BaseMessage) -> bool:
+    return isinstance(message, HumanMessage) and _SUMMARY.items() <= message.additional_kwargs.items()
 
 
 def prints(messages: Sequence[BaseMessage]) -> list[str]:
@@ -46,8 +74,13 @@ def _print(message: BaseMessage) -> str:
     return hashlib.sha256(f"{message.id}\0{message.content!r}".encode()).hexdigest()[:16]
 
 
-def written(messages: Sequence[BaseMessage], turns: Sequence[Turn], outcomes: Sequence[Outcome]) -> list[BaseMessage]:
+def written(
+    messages: Sequence[BaseMessage], turns: Sequence[Turn], outcomes: Sequence[Outcome], *, withheld: str = WITHHELD
+) -> list[BaseMessage]:
     """Return the messages with which judged turns are replaced, by their ids; none where all goes on as it is.
+
+    Args:
+        withheld: what stands where a blocked message stood.
 
     Raises:
         GuardrailError: an outcome is ``Failed``.
@@ -57,7 +90,7 @@ def written(messages: Sequence[BaseMessage], turns: Sequence[Turn], outcomes: Se
         if isinstance(outcome, Failed):
             raise outcome.error
         if isinstance(outcome, Blocked):
-            out += [_with_text(messages[index], WITHHELD) for index in turn.users]
+            out += [_with_text(messages[index], withheld) for index in turn.users]
         elif isinstance(outcome, Edited):
             *others, last = turn.users
             out += [RemoveMessage(id=messages[index].id or "") for index in others]
@@ -84,7 +117,8 @@ def brought_outputs(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
 
 
 def _with_text(message: BaseMessage, text: str) -> BaseMessage:
-    return message.model_copy(update={"content": text, "additional_kwargs": {}})
+    kept = dict(_SUMMARY) if _is_summary(message) else {}
+    return message.model_copy(update={"content": text, "additional_kwargs": kept})
 
 
 def after(messages: Sequence[BaseMessage], changes: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -371,3 +371,14 @@ def test_a_user_who_removes_messages_does_not_confuse_it() -> None:
     graph.invoke({"messages": [HumanMessage("hi", id="one")]}, THREAD)
     state = graph.invoke({"messages": [RemoveMessage(id="one"), HumanMessage("again")]}, THREAD)
     assert [m.text for m in state["messages"] if m.type == "human"] == ["again"]
+
+
+@pytest.mark.parametrize(("text", "left"), [("hi", "heard"), (FORBIDDEN, SAFEGUARD)])
+def test_a_node_judges_all_that_is_there_where_no_user_has_spoken(text: str, left: str) -> None:
+    graph = importlib.import_module("langgraph.graph")
+    built = graph.StateGraph(graph.MessagesState)
+    node = guardrail_langchain.guardrail_node(guardian=watchman(), then="model")
+    built.add_node("guardrail", node, destinations=("model", graph.END))
+    built.add_node("model", lambda state: {"messages": [("ai", "heard")]})
+    built.add_edge(graph.START, "guardrail")
+    assert built.compile().invoke({"messages": [AIMessage(text)]})["messages"][-1].text == left

@@ -12,9 +12,10 @@ import httpx2
 import pytest
 
 from guardrail_gateway import GatewaySettings, create_app
-from guardrail_gateway.reading import unread_choice
+from guardrail_gateway.reading import whole_choice
 from guardrail_gateway.testing import Script, ScriptedUpstream, serving
 from guardrail_plugin.flow.rails import UNCHECKABLE_BESIDE_ANSWER
+from guardrail_plugin.runnables.answers import Asked, read_answer
 from guardrail_plugin.testing import ScriptedGuardian
 
 PIXELS = base64.b64encode(b"\x89PNG\r\n\x1a\n\x00 pixels").decode()
@@ -30,6 +31,8 @@ MADE = {"type": "image_generation_call", "id": "i", "status": "completed", "resu
 ANSWERS: dict[str, tuple[str, Script]] = {
     "a block of the content": (CHAT, Script(deltas=({"content": [{"type": "text", "text": "Here it is."}, IMAGE]},))),
     "beside the content": (CHAT, Script(deltas=("Here it is. ", {"images": [IMAGE]}, "And more words."))),
+    "beside the content, bare": (CHAT, Script(deltas=("Here it is. ", {"images": [PIXELS]}, "And more words."))),
+    "an object for its content": (CHAT, Script(deltas=({"content": IMAGE},))),
     "spoken": (CHAT, Script(deltas=("Listen. ", {"audio": {"id": "a", "data": "AAAA", "transcript": "Hello."}}))),
     "an unknown field": (CHAT, Script(deltas=("Here it is. ",), extra={"pictures": [IMAGE]})),
     "an image that was made": (RESPONSES, Script(deltas=("Here it is. ", MADE))),
@@ -64,7 +67,11 @@ def permissive(settings: GatewaySettings, guardian: ScriptedGuardian) -> Iterato
 
 
 def streams(case: str) -> list[bool]:
-    return [True] if case in ("a picture on its way", "a block of the content") else [False, True]
+    return (
+        [True]
+        if case in ("a picture on its way", "a block of the content", "an object for its content")
+        else [False, True]
+    )
 
 
 @pytest.mark.parametrize(("case", "stream"), [(case, stream) for case in ANSWERS for stream in streams(case)])
@@ -89,8 +96,9 @@ def test_an_answer_with_what_no_rail_can_read_is_not_shown(
 
 def test_a_block_of_a_whole_answers_content() -> None:
     choice = {"message": {"content": [{"type": "text", "text": "Here it is."}, IMAGE]}}
-    assert unread_choice({}, choice, first=True) is not None
-    assert unread_choice({}, {"message": {"content": "Here it is."}}, first=True) is None
+    assert read_answer(whole_choice({}, choice, first=True), Asked(), None).beside is not None
+    choice = {"message": {"content": "Here it is."}}
+    assert read_answer(whole_choice({}, choice, first=True), Asked(), None).beside is None
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -18,7 +18,7 @@ from guardrail_gateway.notes import Note
 from guardrail_gateway.reading import ToolOutput, as_message, read_question, read_tool_outputs, tail
 from guardrail_gateway.upstream.events import EventDecoder
 from guardrail_plugin import Check, ConfigError
-from guardrail_plugin.runnables.answers import Asked, answer_checks
+from guardrail_plugin.runnables.answers import Asked, read_answer
 
 KEY = "0123456789abcdef"
 
@@ -233,7 +233,7 @@ def test_tool_outputs_since_the_model_last_spoke() -> None:
 def test_all_that_an_answer_says_is_judged(said: Turn, texts: list[str]) -> None:
     message = as_message(said, {})
     assert isinstance(message, str | AIMessageChunk)
-    checks = answer_checks(message, Asked("q"), None)
+    checks = read_answer(message, Asked("q"), None).subject
     assert isinstance(checks, tuple)
     judged = "\n".join(check.text for check in checks)
     assert all(text in judged for text in texts)
