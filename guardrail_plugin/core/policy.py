@@ -19,9 +19,10 @@ OnBlock: TypeAlias = Literal["respond", "raise"]
 OnFailure: TypeAlias = Literal["block", "allow", "raise"]
 
 Cause: TypeAlias = Literal["risk", "hazard", "truncated", "incomplete"]
-"""What a policy acted on: the risk as a whole, one hazard with a threshold of its own, or a text too long to judge."""
+"""What a policy acted on: the risk as a whole, one hazard with a threshold of its own, a text too long to judge, or a
+verdict that lacks one of its guardians'."""
 
-_STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
+STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,14 @@ class Policy(_Strict):
         member's blocks what it would let pass (cause ``"incomplete"``), unless ``on_failure`` is ``"allow"``.
         """
         judged = [self._alone(one) for one in (verdict, *verdict.members)]
-        ruling = max(judged, key=lambda one: _STRICTNESS[one.action])
+        ruling = max(judged, key=lambda one: STRICTNESS[one.action])
         if verdict.incomplete and ruling.action == "allow" and self.on_failure != "allow":
             return replace(ruling, action="block", cause="incomplete")
         return ruling
 
     def _alone(self, verdict: Verdict) -> Ruling:
-        ruling = max(self._met(verdict), key=lambda one: _STRICTNESS[one.action])
-        if not verdict.truncated or _STRICTNESS[self.on_truncated] <= _STRICTNESS[ruling.action]:
+        ruling = max(self._met(verdict), key=lambda one: STRICTNESS[one.action])
+        if not verdict.truncated or STRICTNESS[self.on_truncated] <= STRICTNESS[ruling.action]:
             return ruling
         return replace(ruling, action=self.on_truncated, cause=ruling.cause or "truncated")
 

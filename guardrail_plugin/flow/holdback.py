@@ -11,7 +11,7 @@ fixed reach in long answers; those are judged once more as a whole before their 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from guardrail_plugin.core.conversation import Check, Message
@@ -46,7 +46,7 @@ class Part:
     unread: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Channel:
     text: str = ""
     judged: int = 0
@@ -101,7 +101,7 @@ class HoldBack(Generic[C]):
         self._asked_last = False
         self._missing: GuardrailError | None = None
         self._best: Verdict | None = None
-        self._escalated: tuple[Check, Verdict] | None = None
+        self._escalated: dict[_Channel | Check, Verdict] = {}
         self._against: tuple[tuple[Check, ...], tuple[CheckOutcome, ...]] | None = None
 
     @property
@@ -140,7 +140,7 @@ class HoldBack(Generic[C]):
             return ()
         if self._ended:
             return self._last_checks()
-        if self._escalated is None and any(
+        if not self._escalated and any(
             self._window.complete(channel.text[channel.judged :]) for channel in (self._answer, self._reasoning)
         ):
             return self._ask([c for c in (self._answer, self._reasoning) if c.text[c.judged :].strip()])
@@ -158,7 +158,7 @@ class HoldBack(Generic[C]):
         for channel, length, from_start in flight.covered:
             channel.judged = max(channel.judged, length)
             channel.whole = max(channel.whole, length if from_start else 0)
-        if self._escalated is None and not self._acts and not flight.last:
+        if not self._escalated and not self._acts and not flight.last:
             self._free = max(self._free, flight.chunks)
 
     def take(self) -> list[C]:
@@ -187,9 +187,9 @@ class HoldBack(Generic[C]):
         if self._against is not None:
             checks, outcomes = self._against
             return settle(checks, outcomes, asked=self._asked(), rules=rules)
-        if self._escalated is not None:
-            check, verdict = self._escalated
-            return settle((self._in_full(check),), (verdict,), asked=self._asked(), rules=rules)
+        if self._escalated:
+            checks = tuple(self._check(one.text) if isinstance(one, _Channel) else one for one in self._escalated)
+            return settle(checks, tuple(self._escalated.values()), asked=self._asked(), rules=rules)
         if self._nothing is not None and self._best is None and not (self._nothing.beside and self._missing):
             return output_rail(self._nothing, asked=None, rules=rules)
         return self._well()
@@ -209,7 +209,7 @@ class HoldBack(Generic[C]):
     def _ask(self, channels: Sequence[_Channel], *, last: bool = False) -> tuple[Check, ...]:
         starts = [0 if last else reach(channel.text, channel.judged) for channel in channels]
         texts = [channel.text[start:] for channel, start in zip(channels, starts, strict=True)]
-        checks = tuple(Check(text, rail="output", query=self._query, context=self._context) for text in texts)
+        checks = tuple(map(self._check, texts))
         covered = tuple((c, len(c.text), start == 0) for c, start in zip(channels, starts, strict=True))
         checks += self._last if last else ()
         self._in_flight = _InFlight(checks, self._taken + len(self._held), covered, last)
@@ -217,7 +217,9 @@ class HoldBack(Generic[C]):
         return checks
 
     def _weigh(self, flight: _InFlight, outcomes: tuple[CheckOutcome, ...]) -> None:
-        for check, outcome in zip(flight.checks, outcomes, strict=True):
+        channels = [channel for channel, _, _ in flight.covered]
+        parts: tuple[_Channel | Check, ...] = (*channels, *flight.checks[len(channels) :])
+        for part, check, outcome in zip(parts, flight.checks, outcomes, strict=True):
             if isinstance(outcome, GuardrailError):
                 if isinstance(unjudged(outcome, rail=check.rail, rules=self._rules), Allowed):
                     self._missing = outcome
@@ -230,14 +232,10 @@ class HoldBack(Generic[C]):
                 self._against = (flight.checks, outcomes)
             elif action == "escalate":
                 # A person is asked once, about the whole: until then all is held and the model writes on.
-                self._escalated = (check, outcome)
-
-    def _in_full(self, check: Check) -> Check:
-        """Return an escalated window's check with the text that it grew into: what a person is shown."""
-        for channel in (self._answer, self._reasoning):
-            if check.rail == "output" and check.text in channel.text:
-                return replace(check, text=channel.text)
-        return check
+                self._escalated[part] = outcome
 
     def _asked(self) -> Check:
-        return Check(self._answer.text or " ", rail="output", query=self._query, context=self._context)
+        return self._check(self._answer.text or " ")
+
+    def _check(self, text: str) -> Check:
+        return Check(text, rail="output", query=self._query, context=self._context)

@@ -9,8 +9,8 @@ from functools import cache
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import BlockedError, GuardianError, GuardrailError, InputError, PoolError
-from guardrail_plugin.core.policy import OnFailure, Policy
-from guardrail_plugin.core.verdict import Action, Rail, Verdict
+from guardrail_plugin.core.policy import STRICTNESS, OnFailure, Policy, Ruling
+from guardrail_plugin.core.verdict import Rail, Verdict
 from guardrail_plugin.flow.effects import (
     Answer,
     Classify,
@@ -38,8 +38,6 @@ TOO_LONG_ANSWER = (
 )
 
 logger = logging.getLogger("guardrail_plugin")
-
-_STRICTNESS: dict[Action, int] = {"allow": 0, "escalate": 1, "block": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +103,7 @@ def _of_text(subject: Check | Uncheckable | InputError, rules: Rules) -> Steps[O
         return _uncheckable(subject, rules)
     answer = yield Classify(subject, rules.policy.timeout_s)
     if not isinstance(answer, Verdict):
-        error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
-        return unjudged(error, rail=subject.rail, rules=rules)
+        return unjudged(no_verdict(answer), rail=subject.rail, rules=rules)
     return (yield from act(subject, answer, rules=rules))
 
 
@@ -160,9 +157,9 @@ def _of_answer(
 def settle(
     checks: Sequence[Check], outcomes: Sequence[CheckOutcome], *, asked: Check | None, rules: Rules
 ) -> Steps[Outcome]:
-    """Decide about parts that have been judged: the strictest part speaks for all."""
+    """Decide about parts that have been judged: the strictest speaks for all. A person is asked about each in turn."""
     missing: GuardrailError | None = None
-    worst: tuple[tuple[int, bool, float], Check, Verdict] | None = None
+    found: list[tuple[tuple[int, bool, float], Check, Verdict]] = []
     for check, outcome in zip(checks, outcomes, strict=True):
         if isinstance(outcome, GuardrailError):
             refused = unjudged(outcome, rail=check.rail, rules=rules)
@@ -173,19 +170,20 @@ def settle(
         ruling = rules.policy.ruling(outcome)
         # What was found says more than that some part was too long.
         rank = (
-            _STRICTNESS[ruling.action],
+            STRICTNESS[ruling.action],
             ruling.cause != "truncated",
             outcome.risk - rules.policy.threshold_for(outcome),
         )
-        if worst is None or rank > worst[0]:
-            worst = (rank, check, outcome)
-    if worst is None:
+        found.append((rank, check, outcome))
+    if not found:
         return Allowed("output", error=missing)
-    _, check, verdict = worst
-    ruling = rules.policy.ruling(verdict)
-    if ruling.action == "allow":
-        return Allowed(check.rail, verdict, missing, ruling)
-    return (yield from act(check, verdict, rules=rules, asked=asked))
+    found.sort(key=lambda one: one[0], reverse=True)
+    for _, check, verdict in found:
+        decided = yield from act(check, verdict, rules=rules, asked=asked)
+        if not isinstance(decided, Allowed):
+            return decided
+    _, check, verdict = found[0]
+    return Allowed(check.rail, verdict, missing, rules.policy.ruling(verdict))
 
 
 def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = None) -> Steps[Outcome]:
@@ -194,15 +192,10 @@ def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = N
     action = ruling.action
     if action == "allow":
         return Allowed(check.rail, verdict, ruling=ruling)
-    if action == "escalate" and rules.on_escalate is not None:
-        told = yield Escalate(check, verdict, rules.on_escalate)
-        answer = told.answer if isinstance(told, Told) else None
-        if answer == "allow":
-            return Allowed(check.rail, verdict, ruling=ruling)
-        if isinstance(answer, str) and answer.strip() and answer != "block":
-            return Edited(check.rail, answer, verdict, ruling=ruling)
+    if action == "escalate" and (told := (yield from ask_person(check, verdict, ruling, rules=rules))) is not None:
+        return told
     if ruling.cause == "incomplete":
-        return unjudged(GuardianError("one of the guardians gave no verdict"), rail=check.rail, rules=rules)
+        return unjudged(no_verdict(verdict), rail=check.rail, rules=rules)
     if ruling.cause == "truncated":
         verdict = replace(verdict, hazard=None)  # what was judged of the text accuses nobody of anything
     if rules.policy.on_block == "raise":
@@ -217,6 +210,27 @@ def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = N
         # The verdict stands whatever became of the responder.
         response = BLOCKED_RESPONSE
     return Blocked(check.rail, response, verdict, action, ruling=ruling)
+
+
+def ask_person(check: Check, verdict: Verdict, ruling: Ruling, *, rules: Rules) -> Steps[Allowed | Edited | None]:
+    """Ask whoever decides. ``None``: they said no, or nothing that is an answer, or there is nobody."""
+    if rules.on_escalate is None:
+        return None
+    told = yield Escalate(check, verdict, rules.on_escalate)
+    answer = told.answer if isinstance(told, Told) else None
+    if answer == "allow":
+        return Allowed(check.rail, verdict, ruling=ruling)
+    if isinstance(answer, str) and answer.strip() and answer != "block":
+        return Edited(check.rail, answer, verdict, ruling=ruling)
+    return None
+
+
+def no_verdict(answer: Answer) -> GuardrailError:
+    """Return the error of a check that did not bring a whole verdict."""
+    if isinstance(answer, GuardrailError):
+        return answer
+    lacking = isinstance(answer, Verdict)
+    return GuardianError("one of the guardians gave no verdict" if lacking else "the guardian answered with text")
 
 
 def _uncheckable(subject: Uncheckable, rules: Rules) -> Outcome:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianError, GuardrailError, InputError
+from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardrailError, InputError
 from guardrail_plugin.core.verdict import Action, Verdict
-from guardrail_plugin.flow.effects import Classify, Escalate, Steps, Told
-from guardrail_plugin.flow.outcomes import Allowed, Blocked, Edited, Failed, Outcome
-from guardrail_plugin.flow.rails import Rules, unjudged
+from guardrail_plugin.flow.effects import Classify, Steps
+from guardrail_plugin.flow.outcomes import Allowed, Blocked, Failed, Outcome
+from guardrail_plugin.flow.rails import Rules, ask_person, no_verdict, unjudged
 
 CALL_BLOCKED = "This tool call was blocked by a safety check{hazard}. Do not repeat it."
 CALL_UNJUDGED = "This tool call was not made, because the safety check could not be completed."
@@ -119,25 +119,16 @@ def tool_output_rail(check: Check, *, rules: Rules, files: Sequence[str] = ()) -
 
 def _judged(check: Check, *, rules: Rules, must_ask: bool, reasons: _Reasons) -> Steps[Outcome]:
     answer = yield Classify(check, rules.policy.timeout_s)
-    if not isinstance(answer, Verdict):
-        error = answer if isinstance(answer, GuardrailError) else GuardianError("the guardian answered with text")
+    if not isinstance(answer, Verdict) or (ruling := rules.policy.ruling(answer)).cause == "incomplete":
+        error = no_verdict(answer)
         return _without_verdict(error, check=check, rules=rules, must_ask=must_ask, reason=reasons.unjudged)
-    ruling = rules.policy.ruling(answer)
-    if ruling.cause == "incomplete":
-        lacking = GuardianError("one of the guardians gave no verdict")
-        return _without_verdict(lacking, check=check, rules=rules, must_ask=must_ask, reason=reasons.unjudged)
     action: Action = ruling.action
     if action == "allow" and must_ask:
         action = "escalate"
     if action == "allow":
         return Allowed(check.rail, answer, ruling=ruling)
-    if action == "escalate" and rules.on_escalate is not None:
-        told = yield Escalate(check, answer, rules.on_escalate)
-        said = told.answer if isinstance(told, Told) else None
-        if said == "allow":
-            return Allowed(check.rail, answer, ruling=ruling)
-        if isinstance(said, str) and said.strip() and said != "block":
-            return Edited(check.rail, said, answer, ruling=ruling)
+    if action == "escalate" and (told := (yield from ask_person(check, answer, ruling, rules=rules))) is not None:
+        return told
     if ruling.cause == "truncated":
         return Blocked(check.rail, reasons.too_long, replace(answer, hazard=None), action, ruling=ruling)
     hazard = f" ({answer.hazard})" if answer.hazard and answer.harmful else ""

@@ -20,20 +20,20 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object: time, level, logger, message, and the fields of ``LogObserver``.
 
     Of an exception its type is written, not its message or traceback: these may quote what users wrote. So may
-    asyncio's messages from their second line on, where tasks and their errors are shown.
+    asyncio's messages, which show tasks with their results and errors, from the second line on or, in debug mode, in
+    their arguments: of these the first line is written, arguments left out.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        message = str(record.msg).partition("\n")[0] if record.name == _ASYNCIO else record.getMessage()
         line: dict[str, object] = {
             "at": f"{at}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": message,
         }
-        if record.name == _ASYNCIO:
-            line["message"] = record.getMessage().partition("\n")[0]
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
         fields = getattr(record, FIELDS, None)

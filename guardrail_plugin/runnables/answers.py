@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from langchain_core.messages import BaseMessage, BaseMessageChunk
+from langchain_core.messages import AIMessageChunk, BaseMessage
 
 from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.errors import InputError
@@ -15,7 +15,7 @@ from guardrail_plugin.runnables.answer_files import beside_text, files_in
 from guardrail_plugin.runnables.blocks import as_json, call_checks, client_calls, other_call_checks, part_of
 from guardrail_plugin.runnables.content import kinds_in
 from guardrail_plugin.runnables.metadata import metadata_in
-from guardrail_plugin.runnables.streams import joined
+from guardrail_plugin.runnables.streams import summed
 
 OutputText: TypeAlias = Callable[[Any], str | BaseMessage | None]
 """From a chain's output to what of it is judged; ``None``: nothing in it is text."""
@@ -76,31 +76,19 @@ def read_answer(
     readable = _readable(output, output_text)
     # All of a message leaves, whatever output_text picks from it.
     files = [kind for said in (readable, output) if isinstance(said, BaseMessage) for kind in files_in(said)]
-    beside = beside_text(dict.fromkeys(files))
-    if isinstance(readable, str):
-        return Answer((asked.check(readable),) if readable.strip() else (), beside)
-    return Answer(_subject(readable, asked, calls), beside)
+    return Answer(_subject(readable, asked, calls), beside_text(dict.fromkeys(files)))
 
 
-def answer_checks(
-    output: object, asked: Asked, output_text: OutputText | None, *, calls: ReadCalls = every_call
-) -> tuple[Check, ...] | Uncheckable:
-    """Like ``read_answer``, without what no rail can read."""
-    readable = _readable(output, output_text)
+def _subject(readable: str | BaseMessage, asked: Asked, calls: ReadCalls) -> tuple[Check, ...] | Uncheckable:
     if isinstance(readable, str):
         return (asked.check(readable),) if readable.strip() else ()
-    return _subject(readable, asked, calls)
-
-
-def _subject(readable: BaseMessage, asked: Asked, calls: ReadCalls) -> tuple[Check, ...] | Uncheckable:
     part = part_of(readable)
     beside = "\n".join(metadata_in(readable))
     checks = tuple(asked.check(text) for text in (part.answer, part.reasoning, beside) if text.strip())
     checks += calls(readable, asked) if part.acts else ()
-    kinds = kinds_in([readable.content])
-    if not checks and kinds and not part.acts:
-        return Uncheckable(f"the answer holds only {', '.join(kinds)}")
-    return checks
+    if checks or part.acts or not (kinds := kinds_in([readable.content])):
+        return checks
+    return Uncheckable(f"the answer holds only {', '.join(kinds)}")
 
 
 def _readable(output: object, output_text: OutputText | None) -> str | BaseMessage:
@@ -150,11 +138,12 @@ class ChunkReader:
             return Part(readable)
         self.message_id = readable.id or self.message_id
         self.blocks = self.blocks or (isinstance(readable.content, list) and bool(readable.content))
-        self._kinds.update(dict.fromkeys(kinds_in([readable.content])))
         files = files_in(readable)
         self._files.update(dict.fromkeys(files))
         part = replace(part_of(readable), unread=bool(files))
         self._text = self._text or bool(part.answer.strip())
+        if not self._text:
+            self._kinds.update(dict.fromkeys(kinds_in([readable.content])))
         if part.acts:
             self._acting.append(readable)
         return self._with_metadata(part, readable)
@@ -168,12 +157,15 @@ class ChunkReader:
         return replace(part, reasoning="\n".join([part.reasoning, *new, ""]))
 
     def rest(self) -> tuple[Check, ...]:
-        """Return the checks of the tool calls that the chunks add up to."""
-        if not self._acting:
-            return ()
-        if all(isinstance(message, BaseMessageChunk) for message in self._acting):
-            return self._calls(joined(self._acting), self._asked)
-        return tuple(check for message in self._acting for check in self._calls(message, self._asked))
+        """Return the checks of the tool calls that the chunks add up to.
+
+        Raises:
+            InputError: they do not add up.
+        """
+        chunks = [message for message in self._acting if isinstance(message, AIMessageChunk)]
+        whole = [message for message in self._acting if not isinstance(message, AIMessageChunk)]
+        messages = [summed(chunks), *whole] if chunks else whole
+        return tuple(check for message in messages for check in self._calls(message, self._asked))
 
     def nothing(self) -> Uncheckable | None:
         """Tell that there were images and the like, alone or beside text."""
@@ -185,7 +177,7 @@ class ChunkReader:
 
 
 class WholeReader:
-    """Keeps chunks of a type that only ``output_text`` can read, and has them judged when they are complete."""
+    """Reads the one value of a stream of a type that only ``output_text`` can read."""
 
     message_id: str | None = None
     blocks = False
@@ -193,29 +185,22 @@ class WholeReader:
     def __init__(self, asked: Asked, output_text: OutputText) -> None:
         self._asked = asked
         self._output_text = output_text
-        self._chunks: list[object] = []
-        self._nothing: Uncheckable | None = None
+        self._answer = Answer(())
 
     def read(self, chunk: object) -> Part:
-        """Keep the chunk, which may act: nothing of it leaves before the end."""
-        self._chunks.append(chunk)
-        return Part(acts=True)
-
-    def rest(self) -> tuple[Check, ...]:
-        """Return the checks of what the chunks add up to.
+        """Read it. It may act: nothing of it leaves before it is judged.
 
         Raises:
             InputError: ``output_text`` could not read it.
         """
-        if not self._chunks:
-            return ()
-        answer = read_answer(joined(self._chunks), self._asked, self._output_text)
-        self._nothing = answer.beside
-        if isinstance(answer.subject, Uncheckable):
-            self._nothing = answer.beside or answer.subject
-            return ()
-        return answer.subject
+        self._answer = read_answer(chunk, self._asked, self._output_text)
+        return Part(acts=True)
+
+    def rest(self) -> tuple[Check, ...]:
+        """Return its checks."""
+        return () if isinstance(self._answer.subject, Uncheckable) else self._answer.subject
 
     def nothing(self) -> Uncheckable | None:
-        """Tell that there was nothing to judge in it, or something that no rail can read; asked after ``rest``."""
-        return self._nothing
+        """Tell that there is nothing to judge in it, or something that no rail can read."""
+        subject = self._answer.subject
+        return self._answer.beside or (subject if isinstance(subject, Uncheckable) else None)

@@ -33,6 +33,7 @@ class PoolChatModel(BaseChatModel):
 
     Attributes:
         model: hub id or folder; ``None`` is the embedded model (SmolLM2-135M-Instruct).
+        revision: commit, tag or branch of the model's hub repository.
         adapter: folder of a PEFT adapter to merge into it.
         dtype: number format of the weights; see ``Guardian.load``.
         pool: the pool that runs it.
@@ -48,6 +49,7 @@ class PoolChatModel(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
 
     model: str | None = None
+    revision: str | None = None
     adapter: Path | None = None
     dtype: Dtype = "auto"
     pool: InferencePool = Field(exclude=True, repr=False)
@@ -98,7 +100,9 @@ class PoolChatModel(BaseChatModel):
         return LangSmithParams({**super()._get_ls_params(stop=stop, **named), "ls_provider": "guardrail"})
 
     def _register(self) -> LocalChat:
-        return LocalChat.register(self.model, adapter=self.adapter, pool=self.pool, dtype=self.dtype)
+        return LocalChat.register(
+            self.model, revision=self.revision, adapter=self.adapter, pool=self.pool, dtype=self.dtype
+        )
 
     def _generate(
         self,

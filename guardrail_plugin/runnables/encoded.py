@@ -74,7 +74,7 @@ def is_payload(value: str) -> bool:
     link = _data_link(value)
     if link is not None:
         return _BASE64.fullmatch("".join(link.body.split())) is not None
-    return _LINK.fullmatch(value) is not None or _BASE64.fullmatch(value) is not None
+    return is_link(value) or _BASE64.fullmatch(value) is not None
 
 
 def is_link(value: str) -> bool:

@@ -138,6 +138,18 @@ def is_control_flow(error: BaseException) -> bool:
     return named(error, _CONTROL)
 
 
+def words_of(error: BaseException) -> str:
+    """Return all that an exception tells whoever shows it, by its text, its ``repr`` or a traceback."""
+    said: dict[str, None] = {}
+    for link in _chain(error):
+        text = str(link)
+        # A repr tells more than the text where the class has one of its own, or the text leaves arguments out.
+        plain = type(link).__repr__ is BaseException.__repr__ and all(str(part) in text for part in link.args)
+        notes = getattr(link, "__notes__", ())
+        said.update(dict.fromkeys([text, *([] if plain else [repr(link)]), *map(str, notes)]))
+    return "\n".join(text for text in said if text)
+
+
 def listeners(callbacks: object) -> list[BaseCallbackHandler]:
     """Return those of a config's callbacks that are such listeners: an outer one hears what an inner one hears."""
     handlers = callbacks if isinstance(callbacks, list) else getattr(callbacks, "handlers", [])
@@ -175,12 +187,12 @@ def _textless(value: object) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it was raised from, or while handling."""
+    """Yield an error and all that it was raised from, or while handling, and that is in a group."""
     found, waiting = {id(error)}, [error]
     while waiting:
         link = waiting.pop()
         yield link
-        for inner in (link.__cause__, link.__context__):
+        for inner in (link.__cause__, link.__context__, *members(link)):
             if inner is not None and id(inner) not in found:
                 found.add(id(inner))
                 waiting.append(inner)

@@ -18,7 +18,6 @@ from guardrail_plugin.runnables.answers import OutputText
 from guardrail_plugin.runnables.construction import GuardRail
 from guardrail_plugin.runnables.guarded import GuardedRunnable
 from guardrail_plugin.runnables.stage import OnBlock
-from guardrail_plugin.runnables.verdict_only import VerdictOnly
 from guardrail_plugin.runnables.views import InputKey
 
 
@@ -76,7 +75,7 @@ def guard(
             ``query``.
         output_type: ``str`` or ``AIMessage`` where ``runnable`` does not tell what it returns.
         output_text: for outputs that are neither text nor messages: a function from the whole output to what of it is
-            judged. Their streams are held until they are complete.
+            judged. Their streams are held until they are complete, and leave as the one value that was judged.
         window: how much of a streamed answer a check waits for: ``"sentence"``, a number of words, or ``"answer"``
             for all of it.
         release: ``"checked"``, or ``"optimistic"``: chunks leave at once, and the safeguard response follows what turns
@@ -93,8 +92,9 @@ def guard(
             is needed, ``"raise"`` raises ``InputError``, ``"allow"`` lets them through unjudged. The text beside them
             is judged either way.
         on_escalate: whom to ask when the policy says ``"escalate"``: ``function(verdict, check)`` returns ``"allow"``,
-            ``"block"``, or the text that goes on in place of the judged one. ``None``: it blocks. In streams the
-            answer is held until the end, and asked about once.
+            ``"block"``, or the text that goes on in place of the judged one. ``None``: it blocks. Of an answer, each
+            part that escalates is asked about once: its text, its reasoning, each tool call; in streams at the end,
+            until which it is held.
         context_turns: earlier user and assistant turns that the guardian sees.
         name: the run's name in traces. ``None``: ``guard<…>`` around the wrapped Runnable's name.
 
@@ -116,7 +116,7 @@ def guard(
         window=window,
         release=release,
         overlap=overlap,
-        on_block=VerdictOnly.wrap(on_block),
+        on_block=on_block,
         on_uncheckable=on_uncheckable,
         on_escalate=on_escalate,
         context_turns=context_turns,

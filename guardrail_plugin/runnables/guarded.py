@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, cast
 
@@ -16,6 +16,7 @@ from typing_extensions import Self, override
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.policy import OnFailure, Policy
+from guardrail_plugin.core.verdict import Verdict
 from guardrail_plugin.flow import OnEscalate, Release, WindowSetting
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import OutputText
@@ -75,13 +76,12 @@ class GuardedRunnable(BindFirst, RunnableSerializable[Input, Output]):
         window: WindowSetting = "sentence",
         release: Release = "checked",
         overlap: bool = False,
-        on_block: OnBlock | None = None,
+        on_block: OnBlock | Callable[[Verdict | None], Any] | None = None,
         on_uncheckable: OnFailure = "block",
         on_escalate: OnEscalate | None = None,
         context_turns: int = 6,
         name: str | None = None,
     ) -> None:
-        on_block = VerdictOnly.wrap(on_block)
         settings = Settings(
             guardian=guardian,
             policy=policy,
@@ -92,7 +92,7 @@ class GuardedRunnable(BindFirst, RunnableSerializable[Input, Output]):
             window=window,
             release=release,
             overlap=overlap,
-            on_block=on_block,
+            on_block=VerdictOnly.wrap(on_block),
             on_uncheckable=on_uncheckable,
             on_escalate=on_escalate,
             context_turns=context_turns,

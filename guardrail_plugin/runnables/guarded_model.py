@@ -244,8 +244,7 @@ class GuardedChatModel(BaseChatModel):
         parent = under_model(run_manager)
         answer = as_message(detached.invoke(self.inner, messages, self._inside(), parent, **_with(stop, kwargs)))
         [outcome] = self.stage.judge([answer], [self._asked(messages)], [parent])
-        ordered = client_calls(answer) if self.calls is not None and isinstance(outcome, Allowed) else []
-        if self.calls is not None and ordered:
+        if self.calls is not None and isinstance(outcome, Allowed) and (ordered := client_calls(answer)):
             answer = withhold(answer, self.calls.ordered(ordered, parent))
         return self._result(answer, outcome)
 
@@ -262,8 +261,7 @@ class GuardedChatModel(BaseChatModel):
         said = await detached.ainvoke(self.inner, messages, self._inside(), parent, **_with(stop, kwargs))
         answer = as_message(said)
         [outcome] = await self.stage.ajudge([answer], [self._asked(messages)], [parent])
-        ordered = client_calls(answer) if self.calls is not None and isinstance(outcome, Allowed) else []
-        if self.calls is not None and ordered:
+        if self.calls is not None and isinstance(outcome, Allowed) and (ordered := client_calls(answer)):
             answer = withhold(answer, await self.calls.aordered(ordered, parent))
         return self._result(answer, outcome)
 
@@ -284,8 +282,8 @@ class GuardedChatModel(BaseChatModel):
         ):
             if not kept.keeps(chunk):
                 yield generation(chunk)
-        if self.calls is not None and kept.calls:
-            kept.withhold(self.calls.ordered(kept.calls, parent))
+        if self.calls is not None and (ordered := kept.calls()):
+            kept.withhold(self.calls.ordered(ordered, parent))
         yield from map(generation, kept.chunks)
 
     @override
@@ -308,8 +306,8 @@ class GuardedChatModel(BaseChatModel):
             async for chunk in chunks:
                 if not kept.keeps(chunk):
                     yield generation(chunk)
-        if self.calls is not None and kept.calls:
-            kept.withhold(await self.calls.aordered(kept.calls, parent))
+        if self.calls is not None and (ordered := kept.calls()):
+            kept.withhold(await self.calls.aordered(ordered, parent))
         for chunk in kept.chunks:
             yield generation(chunk)
 
@@ -322,16 +320,16 @@ class GuardedChatModel(BaseChatModel):
 
     def _tell(self, seen: Sequence[AIMessageChunk], outcome: Outcome, message_id: str | None) -> None:
         """Tell the listeners how a stream ended."""
+        if not self.listeners:
+            return
         instead = original = None
         if not isinstance(outcome, Allowed):
             instead = as_message(self.stage.passed(AIMessage("", id=message_id), outcome))
         if isinstance(outcome, Edited) and seen:
             original = as_message(message_chunk_to_message(joined(seen)))
+        said = joined(seen) if seen and instead is None else AIMessage("")
         text = instead.text if instead is not None else "".join(chunk.text for chunk in seen)
-        whole = joined(seen) if seen and instead is None else AIMessage("")
-        calls, files = tuple(client_calls(whole)), files_in(whole)
-        for listener in self.listeners:
-            listener(Ended(outcome, message_id, instead, original, text, calls, files))
+        self._ended(Ended(outcome, message_id, instead, original, text, tuple(client_calls(said)), files_in(said)))
 
     def _result(self, answer: AIMessage, outcome: Outcome) -> ChatResult:
         """Return a whole answer's result, and tell the listeners."""
@@ -340,12 +338,15 @@ class GuardedChatModel(BaseChatModel):
         if changed:
             # The call was made and is to be paid for, whatever became of the answer.
             passed.usage_metadata = answer.usage_metadata
-        original = answer if isinstance(outcome, Edited) else None
-        for listener in self.listeners:
-            instead = passed if changed else None
-            calls = tuple(client_calls(passed))
-            listener(Ended(outcome, answer.id, instead, original, passed.text, calls, files_in(passed)))
+        if self.listeners:
+            instead, original = passed if changed else None, answer if isinstance(outcome, Edited) else None
+            calls, files = tuple(client_calls(passed)), files_in(passed)
+            self._ended(Ended(outcome, answer.id, instead, original, passed.text, calls, files))
         return ChatResult(generations=[ChatGeneration(message=passed)])
+
+    def _ended(self, how: Ended) -> None:
+        for listener in self.listeners:
+            listener(how)
 
 
 def _with(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Outcome
 from guardrail_plugin.runnables.blocks import as_json, client_calls, part_of
-from guardrail_plugin.runnables.streams import closing, joined
+from guardrail_plugin.runnables.streams import closing, summed
 from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.withheld import withhold
 
@@ -34,14 +34,17 @@ class Orders:
         self.chunks.append(chunk)
         return True
 
-    @property
     def calls(self) -> list[tuple[str, object]]:
-        """What is ordered."""
-        return client_calls(joined(self.chunks)) if self.chunks else []
+        """Return what is ordered.
+
+        Raises:
+            InputError: the chunks do not add up.
+        """
+        return client_calls(summed(self.chunks)) if self.chunks else []
 
     def withhold(self, outcomes: Sequence[Outcome]) -> None:
         """Take out what was blocked."""
-        whole = joined(self.chunks)
+        whole = summed(self.chunks)
         marked = withhold(whole, outcomes)
         if marked is not whole:
             self.chunks = [marked]

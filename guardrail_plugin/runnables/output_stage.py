@@ -25,8 +25,6 @@ from guardrail_plugin.flow import (
     describe,
     hold,
     output_rail,
-    run_batch_async,
-    run_batch_sync,
 )
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import (
@@ -39,9 +37,9 @@ from guardrail_plugin.runnables.answers import (
     read_answer,
 )
 from guardrail_plugin.runnables.output import OutputKind, reply
-from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, TracedRail, log_unjudged
 from guardrail_plugin.runnables.stage import OnBlock
-from guardrail_plugin.runnables.streams import closing
+from guardrail_plugin.runnables.streams import agathered, closing, gathered
 
 OnEnd: TypeAlias = Callable[[Outcome, str | None], None]
 """Told how a stream ended, and its message id, before what stands in for the rest is yielded."""
@@ -73,15 +71,7 @@ class OutputStage:
         max_concurrency: int | None = None,
     ) -> list[Outcome]:
         """Decide about whole answers in one guardian batch, each inside a child run of its parent."""
-        runs = RailRuns(parents, rail="output", policy_version=self.rules.policy.version)
-        try:
-            outcomes = run_batch_sync(self._flows(outputs, asked), self.guardian, max_concurrency=max_concurrency)
-        except BaseException as error:
-            runs.fail(error)
-            raise
-        runs.end(outcomes)
-        log_unjudged(outcomes)
-        return outcomes
+        return self._traced.run(self._flows(outputs, asked), parents, max_concurrency=max_concurrency)
 
     async def ajudge(
         self,
@@ -92,16 +82,7 @@ class OutputStage:
         max_concurrency: int | None = None,
     ) -> list[Outcome]:
         """Like ``judge``. Cancellation: passes to the guardian; the rail's runs end as failed."""
-        runs = await AsyncRailRuns.start(parents, rail="output", policy_version=self.rules.policy.version)
-        try:
-            flows = self._flows(outputs, asked)
-            outcomes = await run_batch_async(flows, self.guardian, max_concurrency=max_concurrency)
-        except BaseException as error:
-            await runs.fail(error)
-            raise
-        await runs.end(outcomes)
-        log_unjudged(outcomes)
-        return outcomes
+        return await self._traced.arun(self._flows(outputs, asked), parents, max_concurrency=max_concurrency)
 
     def passed(self, output: object, outcome: Outcome) -> object:
         """Return the answer that a caller gets: the chain's own object, or what stands in for it.
@@ -124,6 +105,7 @@ class OutputStage:
         """Yield the chunks that may leave; after a block, what stands in for the rest. Closes the source."""
         runs = RailRuns([parent], rail="output", policy_version=self.rules.policy.version)
         reader = self._reader(asked)
+        source = source if self.output_text is None else gathered(source)
         held = hold(
             self._machine(asked), source, reader=reader, guardian=self.guardian, timeout_s=self.rules.policy.timeout_s
         )
@@ -154,6 +136,7 @@ class OutputStage:
         """Like ``stream``. Cancellation: the source's task and the check that is out are cancelled and awaited."""
         runs = await AsyncRailRuns.start([parent], rail="output", policy_version=self.rules.policy.version)
         reader = self._reader(asked)
+        source = source if self.output_text is None else agathered(source)
         held = ahold(
             self._machine(asked), source, reader=reader, guardian=self.guardian, timeout_s=self.rules.policy.timeout_s
         )
@@ -213,6 +196,10 @@ class OutputStage:
             message_id=message_id,
             blocks=blocks,
         )
+
+    @property
+    def _traced(self) -> TracedRail:
+        return TracedRail(self.guardian, self.rules.policy, "output")
 
     def _machine(self, asked: Asked) -> HoldBack[object]:
         return HoldBack(

@@ -10,6 +10,7 @@ from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
     BaseCallbackHandler,
     BaseCallbackManager,
+    CallbackManager,
     CallbackManagerForChainRun,
     CallbackManagerForLLMRun,
     Callbacks,
@@ -68,7 +69,11 @@ class ModelRun(BaseCallbackHandler):
         self.inside = self.heard.copy()
         self.inside.pop("run_id", None)
         self.inside.pop("run_name", None)
-        self.heard["callbacks"] = _with(self.heard.get("callbacks"), self)
+        self._outer = _manager(self.heard.get("callbacks"))
+        listening = self._outer.copy()
+        # Not inherited: rails make runs of their own only where somebody listens, and this does not count.
+        listening.add_handler(self, inherit=False)
+        self.heard["callbacks"] = listening
         self._run_id: UUID | None = None
 
     @override
@@ -79,20 +84,13 @@ class ModelRun(BaseCallbackHandler):
         """Return the model's run as a parent for others."""
         if self._run_id is None:
             return CallbackManagerForChainRun.get_noop_manager()
-        return CallbackManagerForChainRun(run_id=self._run_id, **self._heirloom())
+        return CallbackManagerForChainRun(run_id=self._run_id, **_heirloom(self._outer))
 
     def aparent(self) -> AsyncCallbackManagerForChainRun:
         """Like ``parent``."""
         if self._run_id is None:
             return AsyncCallbackManagerForChainRun.get_noop_manager()
-        return AsyncCallbackManagerForChainRun(run_id=self._run_id, **self._heirloom())
-
-    def _heirloom(self) -> dict[str, Any]:
-        callbacks = self.inside.get("callbacks")
-        if isinstance(callbacks, BaseCallbackManager):
-            return _heirloom(callbacks)
-        handlers = list(callbacks or ())
-        return {"handlers": handlers, "inheritable_handlers": handlers}
+        return AsyncCallbackManagerForChainRun(run_id=self._run_id, **_heirloom(self._outer))
 
 
 def _heirloom(manager: BaseRunManager | BaseCallbackManager) -> dict[str, Any]:
@@ -106,9 +104,8 @@ def _heirloom(manager: BaseRunManager | BaseCallbackManager) -> dict[str, Any]:
     }
 
 
-def _with(callbacks: Callbacks, handler: BaseCallbackHandler) -> Callbacks:
+def _manager(callbacks: Callbacks) -> BaseCallbackManager:
     if isinstance(callbacks, BaseCallbackManager):
-        manager = callbacks.copy()
-        manager.add_handler(handler, inherit=False)
-        return manager
-    return [*(callbacks or ()), handler]
+        return callbacks
+    handlers = list(callbacks or ())
+    return CallbackManager(handlers, handlers)

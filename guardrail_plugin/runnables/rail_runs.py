@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
@@ -15,13 +16,60 @@ from langchain_core.callbacks import (
 )
 
 from guardrail_plugin.core.errors import BlockedError, GuardrailError, InputError
+from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.core.verdict import Rail
-from guardrail_plugin.flow import Allowed, Edited, Failed, Outcome, describe
+from guardrail_plugin.flow import Allowed, Edited, Failed, Outcome, Steps, describe, run_batch_async, run_batch_sync
+from guardrail_plugin.guardian.protocol import GuardianProtocol
 
 logger = logging.getLogger("guardrail_plugin")
 
 TAG = "guardrail"
 """Tag of every rail run: ``astream_events(exclude_tags=["guardrail"])`` leaves them out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracedRail:
+    """A rail, and how it is told of in traces. Decides about many texts in one guardian batch."""
+
+    guardian: GuardianProtocol
+    policy: Policy
+    rail: Rail
+
+    def run(
+        self,
+        flows: Sequence[Steps[Outcome]],
+        parents: Sequence[ParentRunManager],
+        *,
+        max_concurrency: int | None = None,
+    ) -> list[Outcome]:
+        """Run one flow for each text, each inside a child run of its parent."""
+        runs = RailRuns(parents, rail=self.rail, policy_version=self.policy.version)
+        try:
+            outcomes = run_batch_sync(flows, self.guardian, max_concurrency=max_concurrency)
+        except BaseException as error:
+            runs.fail(error)
+            raise
+        runs.end(outcomes)
+        log_unjudged(outcomes)
+        return outcomes
+
+    async def arun(
+        self,
+        flows: Sequence[Steps[Outcome]],
+        parents: Sequence[AsyncParentRunManager],
+        *,
+        max_concurrency: int | None = None,
+    ) -> list[Outcome]:
+        """Like ``run``. Cancellation: passes to the guardian; the rail's runs end as failed."""
+        runs = await AsyncRailRuns.start(parents, rail=self.rail, policy_version=self.policy.version)
+        try:
+            outcomes = await run_batch_async(flows, self.guardian, max_concurrency=max_concurrency)
+        except BaseException as error:
+            await runs.fail(error)
+            raise
+        await runs.end(outcomes)
+        log_unjudged(outcomes)
+        return outcomes
 
 
 class RailRuns:

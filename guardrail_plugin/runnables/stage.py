@@ -21,13 +21,11 @@ from guardrail_plugin.flow import (
     Steps,
     describe,
     input_rail,
-    run_batch_async,
-    run_batch_sync,
 )
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import Asked
 from guardrail_plugin.runnables.output import OutputKind, reply
-from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+from guardrail_plugin.runnables.rail_runs import TracedRail
 from guardrail_plugin.runnables.rewrite import rewrite_input
 from guardrail_plugin.runnables.views import InputKey, Turn, read_turn
 
@@ -74,15 +72,7 @@ class InputStage:
         """
         if not self.on:
             return [Allowed("input")] * len(inputs)
-        runs = RailRuns(parents, rail="input", policy_version=self.policy.version)
-        try:
-            outcomes = run_batch_sync(self._flows(inputs), self.guardian, max_concurrency=max_concurrency)
-        except BaseException as error:
-            runs.fail(error)
-            raise
-        runs.end(outcomes)
-        log_unjudged(outcomes)
-        return outcomes
+        return self._traced.run(self._flows(inputs), parents, max_concurrency=max_concurrency)
 
     async def ajudge(
         self,
@@ -94,15 +84,7 @@ class InputStage:
         """Like ``judge``. Cancellation: passes to the guardian; the rail's runs end as failed."""
         if not self.on:
             return [Allowed("input")] * len(inputs)
-        runs = await AsyncRailRuns.start(parents, rail="input", policy_version=self.policy.version)
-        try:
-            outcomes = await run_batch_async(self._flows(inputs), self.guardian, max_concurrency=max_concurrency)
-        except BaseException as error:
-            await runs.fail(error)
-            raise
-        await runs.end(outcomes)
-        log_unjudged(outcomes)
-        return outcomes
+        return await self._traced.arun(self._flows(inputs), parents, max_concurrency=max_concurrency)
 
     def instead(self, outcome: Outcome, *, chunk: bool = False) -> object:
         """Return what a caller gets in place of the chain's output.
@@ -154,6 +136,10 @@ class InputStage:
                     raise
                 results[index] = error
         return results
+
+    @property
+    def _traced(self) -> TracedRail:
+        return TracedRail(self.guardian, self.policy, "input")
 
     def _flows(self, inputs: Sequence[object]) -> list[Steps[Outcome]]:
         return [self._flow(self._turn(value)) for value in inputs]

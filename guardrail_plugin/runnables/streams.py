@@ -1,13 +1,15 @@
-"""Pieces of streams: join the chunks of an input, close an output's source as soon as its reader goes."""
+"""Pieces of streams: join chunks, close an output's source as soon as its reader goes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import reduce
 from typing import TypeVar, cast
 
 from langchain_core.messages import AIMessageChunk
+
+from guardrail_plugin.core.errors import InputError
 
 T = TypeVar("T")
 
@@ -17,12 +19,46 @@ def joined(parts: Sequence[T]) -> T:
 
     The wrapped Runnable is given this value too, so that it sees exactly what was judged.
     """
-    first, *others = parts
-    if others and all(isinstance(part, AIMessageChunk) for part in parts):
-        # All at once: one by one, each sum reads the arguments of all calls so far anew.
-        with suppress(TypeError):
-            return cast("T", cast("AIMessageChunk", first) + others)
+    chunks = [part for part in parts if isinstance(part, AIMessageChunk)]
+    if chunks and len(chunks) == len(parts):
+        with suppress(InputError):
+            return cast("T", summed(chunks))
     return reduce(_added, parts)
+
+
+def summed(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
+    """Join the chunks of an answer, of which nothing may be lost.
+
+    Raises:
+        InputError: they do not add up.
+    """
+    first, *others = chunks
+    try:
+        # All at once: one by one, each sum reads the arguments of all calls so far anew.
+        return first + others if others else first
+    except TypeError:
+        failed = "the chunks of an answer do not add up to one message"
+    raise InputError(failed)  # out here, it does not hold LangChain's error, which may quote them
+
+
+def gathered(chunks: Iterator[T]) -> Iterator[T]:
+    """Yield what a stream's chunks add up to, at its end, once. Closing it closes the stream."""
+    try:
+        parts = list(chunks)
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
+    if parts:
+        yield joined(parts)
+
+
+async def agathered(chunks: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Like ``gathered``. Cancellation: closes the stream, then passes."""
+    async with closing(chunks) as source:
+        parts = [chunk async for chunk in source]
+    if parts:
+        yield joined(parts)
 
 
 def _added(whole: T, part: T) -> T:

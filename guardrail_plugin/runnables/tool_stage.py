@@ -11,12 +11,12 @@ from langchain_core.callbacks import AsyncParentRunManager, ParentRunManager
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.verdict import Rail, Verdict
-from guardrail_plugin.flow import Blocked, Outcome, Rules, Steps, run_batch_async, run_batch_sync
+from guardrail_plugin.flow import Blocked, Outcome, Rules, Steps
 from guardrail_plugin.flow.tool_rails import ToolPolicy, tool_call_rail, tool_output_rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.blocks import call_check
 from guardrail_plugin.runnables.content import Content
-from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, log_unjudged
+from guardrail_plugin.runnables.rail_runs import TracedRail
 from guardrail_plugin.runnables.tool_outputs import read_output
 from guardrail_plugin.runnables.withheld import refusal_of
 
@@ -87,29 +87,13 @@ class ToolStage:
 
     def _judge(self, flows: list[Steps[Outcome]], rail: Rail, parent: ParentRunManager | None) -> list[Outcome]:
         parents = [parent] * len(flows) if parent is not None else []
-        runs = RailRuns(parents, rail=rail, policy_version=self.rules.policy.version)
-        try:
-            outcomes = run_batch_sync(flows, self.guardian)
-        except BaseException as error:
-            runs.fail(error)
-            raise
-        runs.end(outcomes)
-        log_unjudged(outcomes)
-        return outcomes
+        return TracedRail(self.guardian, self.rules.policy, rail).run(flows, parents)
 
     async def _ajudge(
         self, flows: list[Steps[Outcome]], rail: Rail, parent: AsyncParentRunManager | None
     ) -> list[Outcome]:
         parents = [parent] * len(flows) if parent is not None else []
-        runs = await AsyncRailRuns.start(parents, rail=rail, policy_version=self.rules.policy.version)
-        try:
-            outcomes = await run_batch_async(flows, self.guardian)
-        except BaseException as error:
-            await runs.fail(error)
-            raise
-        await runs.end(outcomes)
-        log_unjudged(outcomes)
-        return outcomes
+        return await TracedRail(self.guardian, self.rules.policy, rail).arun(flows, parents)
 
 
 def _later(verdict: Verdict, check: Check) -> str:

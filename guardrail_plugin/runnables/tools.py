@@ -20,7 +20,7 @@ from typing_extensions import override
 from guardrail_plugin.core.errors import BlockedError, GuardrailError
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe
 from guardrail_plugin.runnables.detached import detached
-from guardrail_plugin.runnables.failures import is_control_flow, listeners
+from guardrail_plugin.runnables.failures import is_control_flow, listeners, words_of
 from guardrail_plugin.runnables.gate import await_verdict, wait_for_verdict
 from guardrail_plugin.runnables.tool_outputs import holds_messages, replaced
 from guardrail_plugin.runnables.tool_stage import ToolStage, edited_arguments
@@ -50,8 +50,8 @@ class GuardedTool(BaseTool):
     Its name, description and schema are the inner tool's. What runs inside is detached from the caller's callbacks:
     these hear of the call and of the judged output.
 
-    An exception's text is judged like an output, as whoever catches it may show it to the model: what is blocked of it
-    is not raised.
+    What an exception says is judged like an output, as whoever catches it may show it to the model: what is blocked of
+    it is not raised. Of what it was raised from, and of the errors in a group, too: tracebacks and traces print these.
 
     Does not: judge artifacts (no model reads them), other values in a ``Command``'s update than messages, or what its
     ``Send`` carries; hold back what the tool writes to a stream itself (``stream_writer``, ``emit_output_delta``).
@@ -127,27 +127,24 @@ class GuardedTool(BaseTool):
     ) -> Any:
         call_id = kwargs.pop(_CALL_ID, None)
         outcome = self.stage.call(self.name, self._shown(args, kwargs), run_manager)
-        if not isinstance(outcome, Allowed | Edited):
+        admitted = self._admitted(outcome, args, kwargs, call_id)
+        if admitted is None:
             return self._refused(outcome, call_id)
-        if isinstance(outcome, Edited):
-            edited = self._edited(outcome, kwargs, call_id)
-            if edited is None:
-                return self._answer(_EDIT_UNREADABLE, outcome, call_id)
-            args, kwargs = edited
+        args, kwargs = admitted
         wait_for_verdict()
         inner = _inside(config, run_manager)
         kwargs = _unheard(kwargs, inner) | _wanted(self.inner._run, inner, CallbackManagerForToolRun.get_noop_manager())
         kwargs |= {_CALL_ID: call_id} if isinstance(self.inner, GuardedTool) else {}
-        failure: Exception | None = None
+        failed, failure = False, None
         with set_config_context(inner) as context:
             try:
                 output = context.run(self.inner._run, *args, **kwargs)
             except Exception as error:
-                output, failure = self._told(error), error
-        content, artifact = self._split(output, failed=failure is not None)
+                failed, (output, failure) = True, self._told(error)
+        content, artifact = self._split(output, failed=failed)
         judged = self.stage.outputs(self.name, self.stage.texts(self.name, content), run_manager)
         try:
-            return self._passed(content, artifact, judged, failure=failure, call_id=call_id)
+            return self._passed(content, artifact, judged, failed=failed, failure=failure, call_id=call_id)
         finally:
             del failure  # its traceback holds this frame: the two would keep each other
 
@@ -161,29 +158,26 @@ class GuardedTool(BaseTool):
     ) -> Any:
         call_id = kwargs.pop(_CALL_ID, None)
         outcome = await self.stage.acall(self.name, self._shown(args, kwargs), run_manager)
-        if not isinstance(outcome, Allowed | Edited):
+        admitted = self._admitted(outcome, args, kwargs, call_id)
+        if admitted is None:
             return self._refused(outcome, call_id)
-        if isinstance(outcome, Edited):
-            edited = self._edited(outcome, kwargs, call_id)
-            if edited is None:
-                return self._answer(_EDIT_UNREADABLE, outcome, call_id)
-            args, kwargs = edited
+        args, kwargs = admitted
         await await_verdict()
         inner = _inside(config, run_manager)
         plain = type(self.inner)._arun is BaseTool._arun
         runs = self.inner._run if plain else self.inner._arun
         kwargs = _unheard(kwargs, inner) | _wanted(runs, inner, AsyncCallbackManagerForToolRun.get_noop_manager())
         kwargs |= {_CALL_ID: call_id} if isinstance(self.inner, GuardedTool) else {}
-        failure: Exception | None = None
+        failed, failure = False, None
         with set_config_context(inner) as context:
             try:
                 output = await coro_with_context(self.inner._arun(*args, **kwargs), context)
             except Exception as error:
-                output, failure = self._told(error), error
-        content, artifact = self._split(output, failed=failure is not None)
+                failed, (output, failure) = True, self._told(error)
+        content, artifact = self._split(output, failed=failed)
         judged = await self.stage.aoutputs(self.name, self.stage.texts(self.name, content), run_manager)
         try:
-            return self._passed(content, artifact, judged, failure=failure, call_id=call_id)
+            return self._passed(content, artifact, judged, failed=failed, failure=failure, call_id=call_id)
         finally:
             del failure  # its traceback holds this frame: the two would keep each other
 
@@ -197,10 +191,13 @@ class GuardedTool(BaseTool):
     def _written(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in arguments.items() if key not in self._hidden}
 
-    def _edited(
-        self, outcome: Edited, kwargs: dict[str, Any], call_id: str | None
+    def _admitted(
+        self, outcome: Outcome, args: tuple[Any, ...], kwargs: dict[str, Any], call_id: str | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        arguments = edited_arguments(self.name, outcome.text)
+        """Return the arguments with which the tool is called; ``None``: it is not called."""
+        if isinstance(outcome, Allowed):
+            return args, kwargs
+        arguments = edited_arguments(self.name, outcome.text) if isinstance(outcome, Edited) else None
         if arguments is None:
             return None
         injected = {key: value for key, value in kwargs.items() if key in self._hidden}
@@ -213,25 +210,25 @@ class GuardedTool(BaseTool):
             raise ValueError(f"a tool with response_format='content_and_artifact' returned a {type(output).__name__}")
         return output
 
-    def _handles(self, error: Exception) -> bool:
-        return isinstance(error, ToolException) and bool(self.handle_tool_error)
+    def _told(self, error: Exception) -> tuple[Any, Exception | None]:
+        """Return what is judged of a failure, and what is raised if that passes; ``None``: the tool handles it itself.
 
-    def _told(self, error: Exception) -> Any:
-        """Return what the tool says about its own failure: a model may read it, so it is judged like an output.
-
-        Whoever catches an error that the tool does not handle itself, ToolNode or a middleware, writes its text down.
+        A model may read either: who catches an error, ToolNode or a middleware, writes down what it says.
 
         Raises:
             Exception: it says nothing that a tool could have read: LangGraph's control flow, errors of this library.
         """
-        if not isinstance(error, ToolException) or not self.handle_tool_error:
-            if isinstance(error, GuardrailError) or is_control_flow(error):
-                raise error
-            return str(error)
         handler = self.handle_tool_error
-        if callable(handler):
-            return handler(error)
-        return handler if isinstance(handler, str) else (error.args[0] if error.args else "Tool execution error")
+        if isinstance(error, ToolException) and handler:
+            try:
+                said = handler(error) if callable(handler) else handler
+            except Exception as raised:
+                error = raised
+            else:
+                return (error.args or ("Tool execution error",))[0] if handler is True else said, None
+        if isinstance(error, GuardrailError) or is_control_flow(error):
+            raise error
+        return words_of(error), error
 
     def _passed(
         self,
@@ -239,6 +236,7 @@ class GuardedTool(BaseTool):
         artifact: Any,
         outcomes: Sequence[Outcome],
         *,
+        failed: bool,
         failure: Exception | None,
         call_id: str | None,
     ) -> Any:
@@ -252,20 +250,22 @@ class GuardedTool(BaseTool):
             text = outcome.text if isinstance(outcome, Edited) else None
             texts.append(outcome.response if isinstance(outcome, Blocked) else text)
         if all(text is None for text in texts):
-            if failure is not None and not self._handles(failure):
+            if failure is not None:
                 try:
                     raise failure
                 finally:
                     del failure
-            return self._shaped(content if failure is None else self._failure(content, call_id), artifact)
+            return self._shaped(self._failure(content, call_id) if failed else content, artifact)
         blocked = next((outcome for outcome in outcomes if isinstance(outcome, Blocked)), None)
         if blocked is not None and not holds_messages(content):
             return self._answer(blocked.response, blocked, call_id)
-        return self._shaped(replaced(content, texts, error=blocked is not None or failure is not None), None)
+        return self._shaped(replaced(content, texts, error=blocked is not None or failed), None)
 
     def _refused(self, outcome: Outcome, call_id: str | None) -> Any:
         if isinstance(outcome, Failed):
             raise outcome.error
+        if isinstance(outcome, Edited):
+            return self._answer(_EDIT_UNREADABLE, outcome, call_id)
         if not isinstance(outcome, Blocked):
             raise AssertionError("a call that goes on is not refused")
         if self.handle == "raise":

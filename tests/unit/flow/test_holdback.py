@@ -217,6 +217,31 @@ def test_escalation_without_anyone_to_ask_blocks_and_with_someone_asks_once_at_t
     assert len(held.take()) == 2
 
 
+@pytest.mark.parametrize("answer", ["allow", "block"])
+def test_a_person_sees_every_part_of_a_stream_that_escalates(answer: str) -> None:
+    asked: list[str] = []
+
+    def ask(_: object, check: Check) -> str:
+        asked.append(check.text)
+        return answer if len(asked) == 3 else "allow"
+
+    policy = Policy(hazards={"S9": HazardRule(action="escalate")})
+    held = machine(rules=Rules(policy=policy, on_escalate=ask))
+    feed(held, "This is the first sentence. ")
+    held.wanted()
+    held.judged([BAD])
+    feed(held, "And more.")
+    held.add("c", Part(acts=True))
+    # The first call says nothing that the answer does not: it is another part all the same.
+    held.end([Check("And more.", rail="tool_call"), Check("delete {}", rail="tool_call")])
+    held.wanted()
+    held.judged([BAD, *[verdict(risk=0.9, hazard="S9", rail="tool_call")] * 2])
+    outcome = end(held)
+    assert asked == ["This is the first sentence. And more.", "And more.", "delete {}"]
+    assert isinstance(outcome, Allowed if answer == "allow" else Blocked)
+    assert len(held.take()) == (3 if answer == "allow" else 0)
+
+
 def test_an_empty_answer_needs_no_verdict_and_one_of_images_follows_on_uncheckable() -> None:
     held = machine()
     feed(held, "", " \n")

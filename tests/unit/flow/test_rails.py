@@ -28,13 +28,16 @@ from guardrail_plugin.flow import (
     Answer,
     Blocked,
     Classify,
+    Edited,
     Effect,
+    Escalate,
     Failed,
     Judged,
     Outcome,
     Respond,
     Rules,
     Steps,
+    Told,
     input_rail,
     output_rail,
 )
@@ -255,6 +258,27 @@ def test_a_hazard_that_was_found_speaks_before_a_part_that_is_too_long(order: in
     _, outcome = step_through(flow, Judged(outcomes=tuple([found, long][::order])))
     assert isinstance(outcome, Blocked)
     assert (outcome.response, outcome.verdict) == (BLOCKED_RESPONSE, found)
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "asked"),
+    [
+        (["allow", "allow"], Allowed, ["worse", "bad"]),
+        (["allow", "block"], Blocked, ["worse", "bad"]),
+        (["allow", "Another text."], Edited, ["worse", "bad"]),
+        (["block"], Blocked, ["worse"]),
+    ],
+)
+def test_a_person_is_asked_about_each_part_that_escalates(answers: list[str], kind: type, asked: list[str]) -> None:
+    """Who allows one part of an answer has not seen the others."""
+    policy = Policy(rails={"output": RailRule(action="escalate")})
+    outcomes = tuple(verdict(risk=risk, rail="output") for risk in (0.7, 0.1, 0.9))
+    checks = [Check(text, rail="output") for text in ("bad", "fine", "worse")]
+    rules = Rules(policy=policy, on_escalate=lambda *_: "", respond=False)
+    flow = output_rail(checks, asked=None, rules=rules)
+    effects, outcome = step_through(flow, Judged(outcomes), *(Told(answer) for answer in answers))
+    assert isinstance(outcome, kind)
+    assert [effect.check.text for effect in effects if isinstance(effect, Escalate)] == asked
 
 
 @pytest.mark.parametrize("on_uncheckable", ["block", "allow", "raise"])

@@ -212,3 +212,12 @@ async def test_an_error_that_nobody_awaited_is_logged_without_its_text() -> None
     [line] = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert (line["logger"], line["exception"]) == ("asyncio", "ValueError")
     assert line["message"] == "Future exception was never retrieved"
+
+
+def test_what_asyncio_shows_of_a_slow_task_is_not_logged() -> None:
+    """In debug mode it names the task in one line, with its result or error."""
+    args: tuple[object, ...] = (f"<Task finished exception=ValueError('{SECRET}')>", 0.2)
+    record = logging.LogRecord("asyncio", logging.WARNING, "", 0, "Executing %s took %.3f seconds", args, None)
+    line = JsonFormatter().format(record)
+    assert SECRET not in line
+    assert json.loads(line)["message"].startswith("Executing")

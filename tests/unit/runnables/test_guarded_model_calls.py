@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    BaseCallbackHandler,
+    CallbackManagerForChainRun,
+)
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
@@ -88,6 +92,20 @@ async def test_the_rail_is_a_child_of_the_models_run_on_every_path(way: str) -> 
     assert rail.outputs is not None
     assert rail.outputs["action"] == "block"
     not_in([[run.inputs, run.outputs, run.events] for run in root.child_runs], "in a trace")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_where_nobody_listens_there_are_no_runs(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str | None] = []
+
+    def note(self: object, tag: str | None = None) -> NoReturn:
+        started.append(tag)
+        raise AssertionError("a run for nobody")
+
+    for manager in (CallbackManagerForChainRun, AsyncCallbackManagerForChainRun):
+        monkeypatch.setattr(manager, "get_child", note)
+    assert await said(guard_model(ScriptedModel(HARMLESS_TURN), guardian=watchman()), way) == "".join(HARMLESS_TURN)
+    assert started == []
 
 
 @pytest.mark.parametrize("way", WAYS)

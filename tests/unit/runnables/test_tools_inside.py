@@ -70,6 +70,66 @@ async def test_the_text_of_an_exception_is_judged(kind: type[Exception]) -> None
     assert (down.status, "DOWN" in repr(down)) == ("error", False)
 
 
+def caused(error: Exception, by: Exception) -> Exception:
+    error.__cause__ = by
+    return error
+
+
+def noted(error: Exception, note: str) -> Exception:
+    error.__notes__ = [note]  # type: ignore[attr-defined]
+    return error
+
+
+class Quiet(Exception):
+    """Tells its arguments to those who ask for its ``repr`` only, as ``ToolNode`` does."""
+
+    def __str__(self) -> str:
+        return "it failed"
+
+
+class Group(Exception):
+    """Like those of Python 3.11, which 3.10 lacks."""
+
+    def __init__(self, text: str, exceptions: list[Exception]) -> None:
+        super().__init__(text)
+        self.exceptions = tuple(exceptions)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Quiet("the page says: BOMB"),
+        caused(ValueError("it failed"), KeyError("the BOMB")),
+        noted(ValueError("it failed"), "while reading the BOMB"),
+        Group("some failed", [ValueError("fine"), caused(ValueError("it failed"), KeyError("the BOMB"))]),
+    ],
+    ids=["repr", "cause", "note", "group"],
+)
+async def test_whatever_shows_of_an_exception_is_judged(error: Exception) -> None:
+    safe = guard_tool(raising(error), guardian=ScriptedGuardian(RULE))
+    for message in (safe.invoke(call(q="x")), await safe.ainvoke(call(q="x"))):
+        assert (message.status, "BOMB" in repr(message)) == ("error", False)
+
+
+@pytest.mark.parametrize("kind", [ToolException, ValueError])
+async def test_an_error_out_of_a_tools_own_error_handling_is_judged(kind: type[Exception]) -> None:
+    def handle(error: ToolException) -> str:
+        raise error if kind is ToolException else kind(f"cannot handle {error}")
+
+    def some(error: ToolException) -> str:
+        return "read again"
+
+    bare = raising(ToolException("the page says: BOMB"))
+    bare.handle_tool_error = handle
+    safe = guard_tool(bare, guardian=ScriptedGuardian(RULE))
+    for message in (safe.invoke(call(q="x")), await safe.ainvoke(call(q="x"))):
+        assert (message.status, "BOMB" in repr(message)) == ("error", False)
+    # What it answers in place of the error is all that anybody sees.
+    bare.handle_tool_error = some
+    handled = guard_tool(bare, guardian=ScriptedGuardian(RULE)).invoke(call(q="x"))
+    assert (handled.status, handled.content) == ("error", "read again")
+
+
 async def test_a_harmless_exception_passes_as_it_is() -> None:
     error = ValueError("no such page")
     trusted = guard_tool(
