@@ -182,10 +182,8 @@ def open_guardian(
     rules = None if policy is None else Policy.from_toml(policy)
     with InferencePool(devices=None if device is None else [device], on_full="wait") as pool:
         try:
-            yield (
-                open_baseline(name, train=train, pool=pool, device=device, quiet=quiet, development=development),
-                rules,
-            )
+            judge = open_baseline(name, train=train, development=development, pool=pool, device=device, quiet=quiet)
+            yield judge, rules
         except BaseException:
             pool.close(drain_s=0.0)  # whatever is still queued, nobody will read
             raise

@@ -21,6 +21,9 @@ def export(
     base: Annotated[
         str | None, typer.Option("--base", metavar="PATH|HUB", help="Base model. Default: the guardian's.")
     ] = None,
+    base_revision: Annotated[
+        str | None, typer.Option("--base-revision", metavar="REV", help="Commit, tag or branch of --base on the hub.")
+    ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="NAME", help="float32: the adapter's numbers; bfloat16: half the size.")
     ] = "float32",
@@ -33,7 +36,7 @@ def export(
     from guardrail_plugin.core.dtype import dtype_named
 
     chosen = dtype_named(dtype)
-    written = export_merged(out, model=model, base=base, dtype=chosen)
+    written = export_merged(out, model=model, base=base, base_revision=base_revision, dtype=chosen)
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(f"Wrote {written}. Serve it and use it from anywhere:")
     console.print(f"  vllm serve {written} --served-model-name guardian --enable-prefix-caching --port 8000")

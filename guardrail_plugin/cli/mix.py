@@ -34,7 +34,7 @@ def mix(
     from guardrail_plugin.cli.recipes import assemble
     from guardrail_plugin.training.mix import epoch_examples, read_pools
 
-    recipe, folders = assemble(config, data or [], base=None)
+    recipe, folders = assemble(config, data or [])
     unbalanced = recipe.model_copy(update={"style_balance": False})
     pools = read_pools(recipe, folders)
     console = Console(highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).parent.parent / "training" / "recipes"
 
 
-def assemble(config: str | None, data: Sequence[Path], *, base: str | None) -> tuple[TrainConfig, list[Path]]:
+def assemble(
+    config: str | None, data: Sequence[Path], *, base: str | None = None, base_revision: str | None = None
+) -> tuple[TrainConfig, list[Path]]:
     """Return the configuration and the data folders. Files of their own become sources of the input rail.
 
     Raises:
@@ -42,7 +44,9 @@ def assemble(config: str | None, data: Sequence[Path], *, base: str | None) -> t
         raise ConfigError(f"the given files have no {lacking} row: a guardian learns from both kinds")
     changes: dict[str, object] = {"sources": (*recipe.sources, *(source for source, _ in added))}
     if base is not None:
-        changes["base"] = base
+        changes |= {"base": base, "base_revision": base_revision}  # the recipe's revision is of the recipe's base
+    elif base_revision is not None:
+        changes["base_revision"] = base_revision
     return recipe.model_copy(update=changes), folders
 
 
@@ -52,7 +56,8 @@ def first_stage(
     """Train the recipe that this one goes on from into ``out/stage-NAME``, unless it is there; return its folder.
 
     Raises:
-        ConfigError: what is there was trained by another recipe, or stopped after another number of steps.
+        ConfigError: what is there was trained by another recipe or on other data, or stopped after another number of
+            steps.
     """
     from guardrail_plugin.guardian.manifest import MANIFEST_FILE
     from guardrail_plugin.training.config import TrainConfig
@@ -61,37 +66,43 @@ def first_stage(
     if recipe.start_from is None:
         return None
     folder = out / f"stage-{Path(recipe.start_from).stem}"
-    earlier = TrainConfig.from_toml(find_recipe(recipe.start_from)).model_copy(update={"base": recipe.base})
+    earlier = TrainConfig.from_toml(find_recipe(recipe.start_from)).model_copy(
+        update={"base": recipe.base, "base_revision": recipe.base_revision}
+    )
     if (folder / MANIFEST_FILE).is_file():
-        _check_stage(folder, earlier, max_steps=max_steps)
+        _check_stage(folder, earlier, folders, max_steps=max_steps)
     else:
         start = first_stage(earlier, folders, out=out, device=device, max_steps=max_steps, quiet=quiet)
         train(earlier, data_folders=folders, out=folder, device=device, start=start, max_steps=max_steps, quiet=quiet)
     return folder
 
 
-def _check_stage(folder: Path, recipe: TrainConfig, *, max_steps: int | None) -> None:
+def _check_stage(folder: Path, recipe: TrainConfig, folders: Sequence[Path], *, max_steps: int | None) -> None:
     from guardrail_plugin.guardian.manifest import Manifest
-    from guardrail_plugin.training.artefact import STOPPED_AT
+    from guardrail_plugin.training.artefact import DATA, STOPPED_AT
     from guardrail_plugin.training.config import TrainConfig
+    from guardrail_plugin.training.mix import data_fingerprint, read_pools
 
-    stopped_at = None
+    name = folder.name.removeprefix("stage-")
+    mend = "name another --out, or train it anew with --fresh"
+    metrics: Mapping[str, object] = {}
     try:
         manifest = Manifest.read(folder)
-        stopped_at = manifest.metrics.get(STOPPED_AT)
+        metrics = manifest.metrics
         trained = TrainConfig(**manifest.training)  # settings of a later version take their defaults
     except ConfigError:
         trained = None
     if trained != recipe:
-        raise ConfigError(
-            f"{folder} was trained by another recipe than {folder.name.removeprefix('stage-')!r} is now; name another "
-            "--out, or train it anew with --fresh"
-        )
+        raise ConfigError(f"{folder} was trained by another recipe than {name!r} is now; {mend}")
+    stopped_at = metrics.get(STOPPED_AT)
     if stopped_at is not None and stopped_at != max_steps:
         raise ConfigError(
-            f"{folder} was stopped after {stopped_at} steps (--max-steps), so it is no stage to go on from; name "
-            "another --out, or train it anew with --fresh"
+            f"{folder} was stopped after {stopped_at} steps (--max-steps), so it is no stage to go on from; {mend}"
         )
+    if DATA not in metrics:  # written by an earlier version
+        _tell(f"{folder} does not say what data it was trained on; taken as it is")
+    elif metrics[DATA] != data_fingerprint(recipe, read_pools(recipe, folders)):
+        raise ConfigError(f"{folder} was trained on other data, or by another version, than is there now; {mend}")
 
 
 def find_recipe(config: str) -> Path:
@@ -123,7 +134,11 @@ def _source(path: Path, folders: Sequence[Path]) -> tuple[Source, set[bool]]:
     if not read.examples:
         first = f" ({read.first})" if read.first else ""
         raise ConfigError(f'{path} has no usable row{first}: rows need "text" and "harmful": true or false')
-    if read.unusable and os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
-        told = f"{path}: {read.unusable} of {read.rows} rows unusable (first: {read.first})"
-        Console(stderr=True, highlight=False).print(told, soft_wrap=True, markup=False)
+    if read.unusable:
+        _tell(f"{path}: {read.unusable} of {read.rows} rows unusable (first: {read.first})")
     return source, {example.harmful for example in read.examples}
+
+
+def _tell(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True, markup=False)

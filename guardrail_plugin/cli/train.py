@@ -39,6 +39,9 @@ def train(
     base: Annotated[
         str | None, typer.Option("--base", metavar="PATH|HUB", help="Base model. Default: the recipe's.")
     ] = None,
+    base_revision: Annotated[
+        str | None, typer.Option("--base-revision", metavar="REV", help="Commit, tag or branch of the base on the hub.")
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, metavar="N", help="Stop after so many steps.")
     ] = None,
@@ -56,7 +59,7 @@ def train(
     """
     from guardrail_plugin.cli.recipes import assemble, first_stage
 
-    recipe, folders = assemble(config, data or [], base=base)
+    recipe, folders = assemble(config, data or [], base=base, base_revision=base_revision)
     _prepare(out, resume=resume)
     from guardrail_plugin.training.loop import train as run
 

@@ -20,6 +20,8 @@ from guardrail_plugin.training.validation import Validation
 
 STOPPED_AT = "stopped_at_step"
 """Key in the manifest's metrics of a guardian that was trained for fewer steps than its recipe asks for."""
+DATA = "data_sha256"
+"""Key in the manifest's metrics of the fingerprint of all that a guardian was trained on."""
 
 
 def save_artefact(
@@ -30,17 +32,20 @@ def save_artefact(
     located: Located,
     tokenizer: FastContentTokenizer,
     validation: Validation,
+    data: str,
     stopped_at: int | None = None,
 ) -> Manifest:
     """Write adapter and manifest into a folder; return the manifest.
 
-    ``stopped_at`` is the number of steps of a run that was not to go on to its recipe's end.
+    ``data`` is the fingerprint of what was trained on, ``stopped_at`` the number of steps of a run that was not to go
+    on to its recipe's end.
     """
     from peft import get_peft_model_state_dict
 
     layout = network.layout
     revision = located.revision or (EMBEDDED_REVISION if located.model_id == EMBEDDED_MODEL else None)
     metrics = {k: v for k, v in dataclasses.asdict(validation).items() if k != "calibration"}
+    metrics[DATA] = data
     if stopped_at is not None:
         metrics[STOPPED_AT] = stopped_at
     manifest = Manifest(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from guardrail_plugin.core.hazards import PROMPT_INJECTION
 from guardrail_plugin.training.rows import SAFE, Example, iter_corpus
 
-_REQUEST_FILES = ("everyday.jsonl", "rows_round3_everyday.jsonl")
+REQUEST_FILES = ("everyday.jsonl", "rows_round3_everyday.jsonl")
 _MAX_REQUEST_CHARS = 220
 _MIN_CROP_CHARS, _MAX_CROP_CHARS = 200, 700
 _LEADS = (
@@ -50,7 +50,7 @@ def compose_documents(documents: Sequence[Example], count: int, rng: random.Rand
 
 
 def _requests() -> list[str]:
-    rows = (row for name in _REQUEST_FILES for row in iter_corpus(name))
+    rows = (row for name in REQUEST_FILES for row in iter_corpus(name))
     return [r["text"] for r in rows if r["label"] == SAFE and len(r["text"]) <= _MAX_REQUEST_CHARS]
 
 

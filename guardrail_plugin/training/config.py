@@ -98,6 +98,7 @@ class TrainConfig(_Strict):
 
     Attributes:
         base: hub id or folder of the base model.
+        base_revision: commit, tag or branch of its hub repository; ``guardian.json`` keeps the commit in any case.
         task: both heads of the multi-task loss, or one alone (for the ablation).
         lora_rank, lora_alpha, lora_dropout: adapters on every linear layer (LoRA, arXiv 2106.09685).
         learning_rate: peak for the adapters; token rows train at ``token_learning_rate``.
@@ -124,6 +125,7 @@ class TrainConfig(_Strict):
     """
 
     base: str = EMBEDDED_MODEL
+    base_revision: str | None = None
     task: Literal["both", "detection", "response"] = "both"
     seed: int = 0
     lora_rank: Annotated[int, Field(ge=1)] = 16

@@ -26,7 +26,7 @@ from guardrail_plugin.training.artefact import save_artefact
 from guardrail_plugin.training.config import TrainConfig
 from guardrail_plugin.training.encode import Encoded, batches, encode
 from guardrail_plugin.training.loss import detection_loss, response_loss, total_loss
-from guardrail_plugin.training.mix import Pools, epoch_examples, read_pools
+from guardrail_plugin.training.mix import Pools, data_fingerprint, epoch_examples, read_pools
 from guardrail_plugin.training.network import GuardianNetwork
 from guardrail_plugin.training.validation import Validation, validate
 from guardrail_plugin.training.widen import load_start
@@ -106,6 +106,7 @@ def train(
             located=run.located,
             tokenizer=run.tokenizer,
             validation=validation,
+            data=run.data,
             stopped_at=total if total < planned else None,
         )
         (out / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -130,6 +131,7 @@ class _Run:
     per_epoch: int = 0
     rows_per_batch: float = 1.0
     began: dict[str, torch.Tensor] = field(default_factory=dict)
+    data: str = ""
     identity: str = ""
 
     @classmethod
@@ -137,7 +139,7 @@ class _Run:
         torch.manual_seed(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
-        located = locate(config.base)
+        located = locate(config.base, revision=config.base_revision)
         folder = model_folder(located, quiet=quiet)
         tokenizer = FastContentTokenizer(folder / "tokenizer.json")
         base = load_causal_lm(folder, device=device, dtype=getattr(torch, config.precision))
@@ -303,8 +305,9 @@ class _Run:
 
     def identify(self, total: int) -> None:
         """Note what decides this run, so that no checkpoint of another one is resumed."""
+        self.data = data_fingerprint(self.config, self.pools)  # at the start: the corpus may be edited meanwhile
         digest = hashlib.sha256(self.config.model_dump_json().encode())
-        digest.update(json.dumps([self.pools.fingerprint(), self.world, total]).encode())
+        digest.update(json.dumps([self.data, self.world, total]).encode())
         for name, tensor in sorted(self.began.items()):
             digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
         self.identity = digest.hexdigest()

@@ -13,12 +13,14 @@ from pathlib import Path
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.training.compose import Topic, compose, compose_answers, reframed
-from guardrail_plugin.training.compose_documents import compose_documents
+from guardrail_plugin.training.compose_documents import REQUEST_FILES, compose_documents
 from guardrail_plugin.training.config import Source, TrainConfig
 from guardrail_plugin.training.decontaminate import Evaluation
 from guardrail_plugin.training.rows import Example, held_out, iter_corpus, load_source, resolve
 from guardrail_plugin.training.rows import draw as draw_rows
 from guardrail_plugin.training.style_probe import balance_style
+
+_COMPOSED_FROM = ("frames.jsonl", "openings.jsonl", "padding.jsonl", "topics_*.jsonl", *REQUEST_FILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,15 @@ class Pools:
             digest.update(_line(asdict(example)))
         digest.update(_line([sorted(self.responses.items()), [asdict(topic) for topic in self.topics]]))
         return digest.hexdigest()
+
+
+def data_fingerprint(config: TrainConfig, pools: Pools) -> str:
+    """Return a hash of all text that a run's epochs are made of: the pools, and what rows are composed from."""
+    digest = hashlib.sha256(pools.fingerprint().encode())
+    for pattern in _COMPOSED_FROM if config.compose is not None else ():
+        for row in iter_corpus(pattern):
+            digest.update(_line(row))
+    return digest.hexdigest()
 
 
 def _line(value: object) -> bytes:

@@ -20,6 +20,7 @@ from guardrail_plugin.core.errors import ConfigError  # noqa: E402
 from guardrail_plugin.guardian.manifest import ADAPTER_FILE, Manifest  # noqa: E402
 from guardrail_plugin.training.config import Source, TrainConfig  # noqa: E402
 from guardrail_plugin.training.loop import train  # noqa: E402
+from guardrail_plugin.training.mix import data_fingerprint, read_pools  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +270,10 @@ def test_bfloat16_learns_the_same_and_gives_the_same_bytes_twice(
         result = train(mixed, data_folders=[data], out=tmp_path / name, device="cpu", quiet=True)
         assert result.validation.auroc["input"] > 0.95
     assert (tmp_path / "one" / ADAPTER_FILE).read_bytes() == (tmp_path / "two" / ADAPTER_FILE).read_bytes()
+
+
+def test_a_guardian_says_what_data_it_was_trained_on(config: TrainConfig, data: Path, trained: Path) -> None:
+    assert Manifest.read(trained).metrics["data_sha256"] == data_fingerprint(config, read_pools(config, [data]))
 
 
 def test_a_run_that_stops_early_says_so(config: TrainConfig, data: Path, trained: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.evals.baselines.guardian import BaselineGuardian, Classifier
-from guardrail_plugin.evals.baselines.training import training_sets
+from guardrail_plugin.evals.baselines.training import TrainingSets, training_sets
 
 if TYPE_CHECKING:
     from guardrail_plugin.pool import InferencePool
@@ -46,35 +46,22 @@ def open_baseline(
     if kind not in BASELINES or (model and kind != "zero-shot"):
         shown = ", ".join(PREFIX + known for known in BASELINES)
         raise ConfigError(f"no baseline {name!r}{did_you_mean(kind, BASELINES)}; there are {shown}")
-    return BaselineGuardian(
-        _classifier(kind, model, train=train, development=development, pool=pool, device=device, quiet=quiet)
-    )
+    if kind == "zero-shot":
+        if train:
+            raise ConfigError("a zero-shot baseline learns from nothing; leave out --train")
+        return BaselineGuardian(_zero_shot(model or None, pool=pool))
+    sets = training_sets(train, development=development)  # read first: a malformed file should not wait for the weights
+    return BaselineGuardian(_trained(kind, sets, device=device, quiet=quiet))
 
 
-def _classifier(
-    kind: str,
-    model: str,
-    *,
-    train: Sequence[str],
-    development: bool,
-    pool: InferencePool,
-    device: str | None,
-    quiet: bool,
-) -> Classifier:
+def _trained(kind: str, sets: TrainingSets, *, device: str | None, quiet: bool) -> Classifier:
     if kind == "tfidf":
         from guardrail_plugin.evals.baselines.tfidf import TfidfClassifier
 
-        return TfidfClassifier(training_sets(train, development=development))
-    if kind == "minilm":
-        from guardrail_plugin.evals.baselines.encoder import EncoderClassifier, MiniLM
+        return TfidfClassifier(sets)
+    from guardrail_plugin.evals.baselines.encoder import EncoderClassifier, MiniLM
 
-        sets = training_sets(
-            train, development=development
-        )  # read first: a malformed file should not wait for the weights
-        return EncoderClassifier(sets, encode=MiniLM(device=device), quiet=quiet)
-    if train:
-        raise ConfigError("a zero-shot baseline learns from nothing; leave out --train")
-    return _zero_shot(model or None, pool=pool)
+    return EncoderClassifier(sets, encode=MiniLM(device=device), quiet=quiet)
 
 
 def _zero_shot(model: str | None, *, pool: InferencePool) -> Classifier:

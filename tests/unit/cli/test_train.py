@@ -35,17 +35,35 @@ def test_files_alone_become_sources_of_the_input_rail(tmp_path: Path) -> None:
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     files = [write(tmp_path / "a" / "x.jsonl", HARMFUL), write(tmp_path / "b" / "x.jsonl", HARMLESS)]
-    config, _ = assemble(None, files, base=None)
+    config, _ = assemble(None, files)
     assert [source.path for source in config.sources] == ["x.jsonl", str(tmp_path.resolve() / "b" / "x.jsonl")]
 
 
 def test_a_recipe_by_name_takes_folders_and_more_files(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.jsonl", HARMFUL)
-    config, folders = assemble("default", [tmp_path, file], base=None)
+    config, folders = assemble("default", [tmp_path, file])
     shipped = TrainConfig.from_toml(find_recipe("default"))
     assert config.sources == (*shipped.sources, Source(path="mine.jsonl"))
     assert config.compose == shipped.compose
     assert folders[0] == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "pinned"),
+    [
+        ({}, ("ours", "c0ffee")),
+        ({"base_revision": "v2"}, ("ours", "v2")),
+        ({"base": "theirs"}, ("theirs", None)),  # the recipe's revision is of the recipe's base
+        ({"base": "theirs", "base_revision": "v2"}, ("theirs", "v2")),
+    ],
+)
+def test_a_base_is_pinned_with_its_own_revision(
+    tmp_path: Path, given: dict[str, str], pinned: tuple[str, str | None]
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('base = "ours"\nbase_revision = "c0ffee"\n')
+    config, _ = assemble(str(recipe), [write(tmp_path / "x.jsonl", HARMFUL, HARMLESS)], **given)
+    assert (config.base, config.base_revision) == pinned
 
 
 MISTAKES: list[tuple[str | None, Sequence[str], str]] = [
@@ -69,7 +87,7 @@ def test_mistakes_are_named_before_anything_is_loaded(
     write(tmp_path / "empty.jsonl", {"text": "no label"})
     (tmp_path / "broken.jsonl").write_text("{\n")
     with pytest.raises(ConfigError, match=message):
-        assemble(config, [tmp_path / name for name in data], base=None)
+        assemble(config, [tmp_path / name for name in data])
 
 
 def test_a_finished_guardian_is_not_overwritten(guardrail: Invoke, tmp_path: Path) -> None:
@@ -94,18 +112,18 @@ def test_unusable_rows_are_told_in_one_line(
 ) -> None:
     bad = [{"text": "SECRET", "harmful": "true"}, {"harmful": True}, {"text": "SECRET", "harmful": None}]
     file = write(tmp_path / "mine.jsonl", HARMFUL, *bad, HARMLESS)
-    assemble(None, [file], base=None)
+    assemble(None, [file])
     told = capsys.readouterr()
     why = "(first: line 2: 'harmful' must be true, false or null, got str)"
     assert told.err == f"{file}: 3 of 5 rows unusable {why}\n"
     assert told.out == ""
     monkeypatch.setenv("RANK", "1")
-    assemble(None, [file], base=None)
+    assemble(None, [file])
     assert capsys.readouterr().err == ""
     monkeypatch.delenv("RANK")
     write(file, *bad)
     with pytest.raises(ConfigError, match=r"no usable row \(line 1: 'harmful' must be true"):
-        assemble(None, [file], base=None)
+        assemble(None, [file])
 
 
 def test_fresh_forgets_history_and_stages_and_nothing_else(tmp_path: Path) -> None:
@@ -121,10 +139,30 @@ def test_fresh_forgets_history_and_stages_and_nothing_else(tmp_path: Path) -> No
     assert (elsewhere / "guardian.json").is_file()
 
 
-def test_a_stage_is_reused_only_where_its_recipe_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
+def finished_stage(root: Path, recipe: TrainConfig, metrics: dict[str, object], *without: str) -> Path:
+    """Write ``out/stage-first`` as a run of this recipe leaves it, less the weights and some settings."""
     from guardrail_plugin.guardian.format import Layout
     from guardrail_plugin.guardian.manifest import Manifest
+
+    folder = root / "out" / "stage-first"
+    folder.mkdir(parents=True)
+    layout = Layout(vocab_size=9, end_id=2)
+    taxonomy = [{"code": h.code, "name": h.name, "definition": h.definition} for h in layout.taxonomy]
+    training = {name: value for name, value in recipe.model_dump(mode="json").items() if name not in without}
+    Manifest(
+        name="x", base_model="b", tokenizer_sha256="0", vocab_size=9, end_id=2, token_names=layout.token_names,
+        taxonomy=taxonomy, training=training, metrics=metrics,
+    ).write(folder)  # fmt: skip
+    return folder
+
+
+def reuse(root: Path, recipe: Path, *folders: Path, max_steps: int | None = None) -> Path | None:
+    later = TrainConfig(base="b", start_from=str(recipe))
+    return first_stage(later, folders, out=root / "out", device=None, max_steps=max_steps, quiet=True)
+
+
+def test_a_stage_is_reused_only_where_its_recipe_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     from guardrail_plugin.training import loop
 
     def never(*_: object, **__: object) -> None:
@@ -133,25 +171,45 @@ def test_a_stage_is_reused_only_where_its_recipe_is_the_same(tmp_path: Path, mon
     monkeypatch.setattr(loop, "train", never)
     recipe = tmp_path / "first.toml"
     recipe.write_text("seed = 3\n")
-    layout = Layout(vocab_size=9, end_id=2)
-    taxonomy = [{"code": h.code, "name": h.name, "definition": h.definition} for h in layout.taxonomy]
-    trained = TrainConfig(base="b", seed=3).model_dump(mode="json")
-    del trained["refusals_only"]  # a setting that a version had not yet had
-    manifest = Manifest(
-        name="x", base_model="b", tokenizer_sha256="0", vocab_size=9, end_id=2, token_names=layout.token_names,
-        taxonomy=taxonomy, training=trained,
-    )  # fmt: skip
-    (tmp_path / "out" / "stage-first").mkdir(parents=True)
-    manifest.write(tmp_path / "out" / "stage-first")
-
-    def stage() -> Path | None:
-        later = TrainConfig(base="b", start_from=str(recipe))
-        return first_stage(later, [], out=tmp_path / "out", device=None, max_steps=None, quiet=True)
-
-    assert stage() == tmp_path / "out" / "stage-first"
+    # A setting that a version had not yet had.
+    folder = finished_stage(tmp_path, TrainConfig(base="b", seed=3), {}, "refusals_only")
+    assert reuse(tmp_path, recipe) == folder
     recipe.write_text("seed = 4\n")
     with pytest.raises(ConfigError, match=r"trained by another recipe than 'first' is now.*--fresh"):
-        stage()
+        reuse(tmp_path, recipe)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_stage_is_reused_only_where_its_data_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    pytest.importorskip("torch")
+    from guardrail_plugin.training.mix import data_fingerprint, read_pools
+
+    monkeypatch.setenv("RANK", rank)
+    recipe, data = tmp_path / "first.toml", tmp_path / "data"
+    recipe.write_text('base = "b"\n[[sources]]\npath = "a.jsonl"\n')
+    file = write(data / "a.jsonl", HARMFUL, HARMLESS)
+    config = TrainConfig.from_toml(recipe)
+    fingerprint = data_fingerprint(config, read_pools(config, [data]))
+    folder = finished_stage(tmp_path, config, {"data_sha256": fingerprint})
+    moved = data.rename(tmp_path / "moved")
+    assert reuse(tmp_path, recipe, moved) == folder
+    assert capsys.readouterr().err == ""
+    write(moved / file.name, HARMFUL, {**HARMLESS, "text": "How do I bake a cake?"})
+    with pytest.raises(ConfigError, match=r"stage-first was trained on other data.*--fresh"):
+        reuse(tmp_path, recipe, moved)
+
+
+def test_a_stage_that_does_not_name_its_data_is_taken_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    recipe = tmp_path / "first.toml"
+    recipe.write_text('[[sources]]\npath = "nowhere.jsonl"\n')
+    folder = finished_stage(tmp_path, TrainConfig(base="b", sources=(Source(path="nowhere.jsonl"),)), {"rows": 3})
+    assert reuse(tmp_path, recipe) == folder
+    assert capsys.readouterr().err == f"{folder} does not say what data it was trained on; taken as it is\n"
 
 
 def test_options_reach_the_loop_and_figures_come_back(
@@ -228,29 +286,15 @@ def test_a_stage_that_was_stopped_is_no_stage(
     tmp_path: Path, stopped_at: int | None, max_steps: int | None, reused: bool
 ) -> None:
     pytest.importorskip("torch")
-    from guardrail_plugin.guardian.format import Layout
-    from guardrail_plugin.guardian.manifest import Manifest
-
-    recipe, folder = tmp_path / "first.toml", tmp_path / "out" / "stage-first"
+    recipe = tmp_path / "first.toml"
     recipe.write_text("seed = 3\n")
-    folder.mkdir(parents=True)
-    layout = Layout(vocab_size=9, end_id=2)
-    taxonomy = [{"code": h.code, "name": h.name, "definition": h.definition} for h in layout.taxonomy]
-    Manifest(
-        name="x", base_model="b", tokenizer_sha256="0", vocab_size=9, end_id=2, token_names=layout.token_names,
-        taxonomy=taxonomy, training=TrainConfig(base="b", seed=3).model_dump(mode="json"),
-        metrics={"rows": 3} if stopped_at is None else {"rows": 3, "stopped_at_step": stopped_at},
-    ).write(folder)  # fmt: skip
-
-    def stage() -> Path | None:
-        later = TrainConfig(base="b", start_from=str(recipe))
-        return first_stage(later, [], out=tmp_path / "out", device=None, max_steps=max_steps, quiet=True)
-
+    metrics = {"rows": 3} if stopped_at is None else {"rows": 3, "stopped_at_step": stopped_at}
+    folder = finished_stage(tmp_path, TrainConfig(base="b", seed=3), metrics)
     if reused:
-        assert stage() == folder
+        assert reuse(tmp_path, recipe, max_steps=max_steps) == folder
         return
     with pytest.raises(ConfigError, match=r"was stopped after 5 steps \(--max-steps\).*--fresh"):
-        stage()
+        reuse(tmp_path, recipe, max_steps=max_steps)
 
 
 def test_a_recipe_that_is_not_utf8_is_an_error_of_one_line(tmp_path: Path) -> None:

@@ -27,6 +27,17 @@ KNOWN = Evaluation(
     ]
 )
 
+COUNTED = " ".join(f"word{n}" for n in range(60))
+SHORT_ANSWER = (
+    "First soak the tomato seeds in warm water, then put each one into fresh soil, and wait for ten days or more."
+)
+REFUSAL = "I'm sorry, but I cannot assist with that. " + " ".join(f"ethics{n}" for n in range(60))
+ANSWERED = Evaluation(
+    [("q.jsonl", "How do I grow tomatoes?")],
+    [("a.jsonl", "Put them into the ground in May."), ("b.jsonl", COUNTED), ("c.jsonl", SHORT_ANSWER),
+     ("d.jsonl", "Yes, I can."), ("e.jsonl", REFUSAL)],
+)  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("text", "rule"),
@@ -51,7 +62,31 @@ KNOWN = Evaluation(
     ],
 )
 def test_rules(text: str, rule: str | None) -> None:
-    assert [hit.rule for hit in KNOWN.hits([text])] == ([rule] if rule else [])
+    hit = KNOWN.find(Example(text=text, harmful=False))
+    assert (hit.rule if hit else None) == rule
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("put them into the ground, in May!", None),  # seven words
+        ("Yes, I can.", None),
+        (COUNTED.upper(), ("b.jsonl", "equal")),
+        ("So: " + " ".join(COUNTED.split()[10:50]), ("b.jsonl", "words")),
+        ("So: " + " ".join(COUNTED.split()[10:49]), None),
+        (f"Gladly. {SHORT_ANSWER} Enjoy!", ("c.jsonl", "contains")),
+        (REFUSAL, None),  # of whatever length
+        ("Sure. " + REFUSAL.removeprefix("I'm sorry, but I cannot assist with that. "), None),  # known from a refusal
+    ],
+)
+def test_answers_are_compared_with_labelled_answers(answer: str, found: tuple[str, str] | None) -> None:
+    example = Example(text=answer, harmful=False, rail="output", query="How?")
+    hit = ANSWERED.find(example)
+    assert (None if hit is None else (hit.file, hit.rule)) == found
+    assert ANSWERED.overlapping([example]) == ({} if found is None else {0: found[0]})
+    assert ANSWERED.find(Example(text=answer, harmful=False)) is None  # what a user says is no answer
+    asked = Example(text=answer, harmful=False, rail="output", query="How do I grow tomatoes?")
+    assert ANSWERED.overlapping([asked]) == {0: "q.jsonl"}
 
 
 def test_a_response_is_compared_by_its_query_and_a_dialogue_by_its_longer_turns_too() -> None:
@@ -65,6 +100,17 @@ def test_a_response_is_compared_by_its_query_and_a_dialogue_by_its_longer_turns_
 
 def write(path: Path, *texts: str) -> None:
     path.write_text("".join(json.dumps({"text": text, "harmful": False}) + "\n" for text in texts))
+
+
+def test_answers_of_evaluation_files_count_where_they_are_labelled(tmp_path: Path) -> None:
+    rows = [
+        {"text": "How?", "response": COUNTED, "response_harmful": False},
+        {"text": "Why?", "response": COUNTED.replace("word", "other"), "harmful": False},
+    ]
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = Evaluation.of_files([tmp_path / "eval.jsonl"])
+    answers = [Example(text=row["response"], harmful=False, rail="output", query="Where?") for row in rows]
+    assert evaluation.overlapping(answers) == {0: "eval.jsonl"}
 
 
 def test_an_overlap_fails_the_run_or_is_dropped_when_the_source_says_so(tmp_path: Path) -> None:
@@ -82,20 +128,24 @@ def test_an_overlap_fails_the_run_or_is_dropped_when_the_source_says_so(tmp_path
 
 
 def test_our_own_text_overlaps_with_no_evaluation_file() -> None:
-    """Runs where the labelled data lies beside the checkout; the training run itself always checks.
-
-    Queries only: responses and openings are answers, which no rule compares.
-    """
+    """Runs where the labelled data lies beside the checkout; the training run itself always checks."""
     recipe = TrainConfig.from_toml(CORPUS.parent / "recipes" / "default.toml")
     data = Path(__file__).parents[4] / "shared" / "data"
     if not data.is_dir():
         pytest.skip("the folder of evaluation files is not beside the checkout")
     evaluation = Evaluation.of_files([data / path for path in recipe.evaluation])
-    for file in sorted(set(CORPUS.glob("*.jsonl")) - set(CORPUS.glob("responses_*")) - set(CORPUS.glob("openings*"))):
-        examples = [_example(row) for row in read_jsonl(file)]
+    for file in sorted(CORPUS.glob("*.jsonl")):
+        examples = [_example(row, answer=file.name.startswith(_ANSWERS)) for row in read_jsonl(file)]
         assert (file.name, evaluation.overlapping(examples)) == (file.name, {})
 
 
-def _example(row: dict[str, Any]) -> Example:
+_ANSWERS = ("answers_", "responses_", "openings")
+
+
+def _example(row: dict[str, Any], *, answer: bool) -> Example:
+    if answer:
+        written = row.get("response") or row.get("text") or row["pattern"]
+        query = row["text"] if "response" in row else ""
+        return Example(text=written, harmful=False, rail="output", query=query)
     *before, last = row.get("turns") or [row.get("text") or row["pattern"]]
     return Example(text=last, harmful=False, context=tuple(Message("user", turn) for turn in before))

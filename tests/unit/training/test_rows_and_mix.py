@@ -11,7 +11,7 @@ from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.training.compose import Frame, Topic, compose, fill, gerund, load_frames, load_topics, reframed
 from guardrail_plugin.training.config import Compose, Source, TrainConfig
-from guardrail_plugin.training.mix import epoch_examples, read_pools
+from guardrail_plugin.training.mix import data_fingerprint, epoch_examples, read_pools
 from guardrail_plugin.training.rows import (
     CORPUS,
     Example,
@@ -224,3 +224,30 @@ def test_refusals_only_keeps_the_responses_that_decline_in_words() -> None:
     kept, written = ({text for rows in found.values() for _, text in rows} for found in (declining, every))
     assert all(map(is_refusal, kept))
     assert kept == {text for text in written if is_refusal(text)} != written
+
+
+def test_all_that_an_epoch_is_made_of_is_in_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outputs.jsonl").write_text(json.dumps({"text": "A page.", "harmful": False}) + "\n")
+    config = TrainConfig(
+        sources=(Source(path="outputs.jsonl", rail="tool_output"),),
+        compose=Compose(harmful_per_frame=1, harmless_per_frame=1, answers_per_opening=1, refusals=1, documents=2),
+    )
+    read: set[str] = set()
+
+    def noted(pattern: str) -> list[dict[str, str]]:
+        read.add(pattern)
+        return list(iter_corpus(pattern))
+
+    for module in ("compose", "compose_documents", "mix"):
+        monkeypatch.setattr(f"guardrail_plugin.training.{module}.iter_corpus", noted)
+    pools = read_pools(config, [tmp_path])
+    read.clear()
+    epoch_examples(config, pools, 0)
+    drawn_from = set(read)
+    read.clear()
+    with_frames = data_fingerprint(config, pools)
+    assert read == drawn_from
+    monkeypatch.setattr("guardrail_plugin.training.mix.iter_corpus", lambda _: [{"text": "changed"}])
+    assert data_fingerprint(config, pools) != with_frames
+    alone = config.model_copy(update={"compose": None})
+    assert data_fingerprint(alone, pools) not in (with_frames, data_fingerprint(config, pools))
