@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guardrail_plugin.assembly.loading import load_guardian
+from guardrail_plugin.assembly.wanted import Wanted
 from guardrail_plugin.core.dtype import Dtype
 from guardrail_plugin.core.errors import ConfigError, did_you_mean
 from guardrail_plugin.core.toml import tomllib
@@ -36,8 +37,10 @@ class Described(_Strict):
     """
 
     model: str | None = None
+    revision: str | None = None
     family: str | None = None
     base: str | None = None
+    base_revision: str | None = None
     dtype: Dtype = "auto"
     hazards: tuple[str, ...] | None = None
     policy_file: Path | None = None
@@ -108,18 +111,23 @@ def _load(described: Described, *, folder: Path, pool: InferencePool | None) -> 
         labels=None if labels is None else {name: None if code == _UNNAMED else code for name, code in labels.items()},
         strictness=described.strictness,
     )
-    return load_guardian(
-        described.model,
-        pool=pool,
+    wanted = Wanted(
+        model=described.model,
+        revision=described.revision,
         base=described.base,
-        max_windows=described.max_windows,
-        offline=described.offline,
+        base_revision=described.base_revision,
         family=described.family,
         options=options,
+        offline=described.offline,
+        dtype=described.dtype,
+    )
+    return load_guardian(
+        wanted,
+        pool=pool,
+        max_windows=described.max_windows,
         responses=described.responses,
         self_test=described.self_test,
         warm_up=described.warm_up,
-        dtype=described.dtype,
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guardrail_plugin.assembly.wanted import Wanted
 from guardrail_plugin.core.dtype import Dtype, keyed
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
 from guardrail_plugin.guardian.families.characters import CharacterTokenizer
@@ -19,7 +20,7 @@ from guardrail_plugin.guardian.manifest import Manifest
 from guardrail_plugin.models.classifier import ClassifierWeights
 from guardrail_plugin.models.guard_files import GuardFiles
 from guardrail_plugin.models.load import load_causal_lm, model_folder, torch_dtype
-from guardrail_plugin.models.locate import Located, locate
+from guardrail_plugin.models.locate import Located, locate, pinned
 from guardrail_plugin.models.remote import RemoteFactory, shown_address, split_address
 from guardrail_plugin.models.shared import SharedWeights
 
@@ -50,16 +51,7 @@ class Made:
     base: str | None = None
 
 
-def load_family(
-    found: Located,
-    *,
-    pool: InferencePool,
-    base: str | Path | None,
-    family: str | None,
-    options: FamilyOptions,
-    offline: bool,
-    dtype: Dtype = "auto",
-) -> Made:
+def load_family(wanted: Wanted, found: Located, *, pool: InferencePool) -> Made:
     """Recognise a checkpoint's family, build it, and register the weights with the pool.
 
     Raises:
@@ -69,56 +61,52 @@ def load_family(
     folder = model_folder(found)
     if not any(folder.glob("*.safetensors")):
         raise ModelNotFoundError(f"{folder} holds no *.safetensors: pickled weights are not loaded, convert them first")
-    beside = folder if base is None else model_folder(locate(str(base), offline=offline, weights=False))
+    beside = folder if wanted.base is None else _located_base(wanted)
     files = GuardFiles.read(folder, tokenizer_folder=beside)
     checkpoint = _checkpoint(found.model_id, files)
-    kind = recognise(checkpoint) if family is None else family_kind(family)
+    kind = recognise(checkpoint) if wanted.family is None else family_kind(wanted.family)
     if (kind.task == "classify") != is_classifier(checkpoint):
         raise ConfigError(f"the family {kind.name!r} does not run on {', '.join(checkpoint.architectures) or folder}")
     tokenizer = TokenizerFile(beside / "tokenizer.json")
     template = files.render if files.chat_template else None
-    built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=options))
-    key = keyed(f"{checkpoint.label}-{files.fingerprint}", dtype)
+    built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=wanted.options))
+    dtype = wanted.dtype
+    # The fingerprint is of the weights: the revision stands for tokenizer and template, too.
+    key = keyed(pinned(f"{checkpoint.label}-{files.fingerprint}", wanted.revision), dtype)
     if kind.task == "classify":
         pad = files.config.get("pad_token_id")
         pool.register(key, ClassifierWeights(folder, pad_id=tokenizer.end if pad is None else int(pad), dtype=dtype))
     else:
         pool.register(key, SharedWeights(partial(_load, folder, dtype)))
-    return Made(built, key, _guardian_id(kind, key, options), kind.canary)
+    tells = "" if wanted.base is None else _named(files, beside)
+    return Made(built, key, _guardian_id(kind, key, wanted.options, tokenizer=tells), kind.canary)
 
 
 def _load(folder: Path, dtype: Dtype, *, device: str) -> Any:
     return load_causal_lm(folder, device=device, dtype=torch_dtype(dtype, device))
 
 
-def load_remote(
-    address: str,
-    *,
-    pool: InferencePool,
-    base: str | Path | None,
-    family: str | None,
-    options: FamilyOptions,
-    offline: bool,
-) -> Made:
+def load_remote(wanted: Wanted, address: str, *, pool: InferencePool) -> Made:
     """Build a family for a model behind an OpenAI-compatible server.
 
-    With ``base`` (a folder or hub id that has the tokenizer) the server is sent token ids, in which nothing of a text
+    With a base (a folder or hub id that has the tokenizer) the server is sent token ids, in which nothing of a text
     can be a control token. Without it the server is sent text, and what looks like a control token is broken up.
 
     Raises:
         ConfigError: the address is wrong, no family fits, or it is one that a server cannot score.
     """
     _, name = split_address(address)
-    files = None if base is None else GuardFiles.read(_tokenizer_folder(base, offline=offline))
+    files = None if wanted.base is None else GuardFiles.read(_tokenizer_folder(wanted))
     checkpoint = Checkpoint(name) if files is None else _checkpoint(name, files)
-    kind = recognise(checkpoint) if family is None else family_kind(family)
+    kind = recognise(checkpoint) if wanted.family is None else family_kind(wanted.family)
     if kind.task == "classify":
         raise ConfigError(f"the family {kind.name!r} is a classifier, which an OpenAI-compatible server does not score")
     tokenizer = CharacterTokenizer() if files is None else TokenizerFile(files.folder / "tokenizer.json")
     template = files.render if files is not None and files.chat_template else None
-    built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=options))
+    built = kind.build(Kit(checkpoint=checkpoint, tokenizer=tokenizer, template=template, options=wanted.options))
     # The labels' ids are this tokenizer's own, so every guardian has a replica of its own.
-    guardian_id = _guardian_id(kind, shown_address(address), options, tokenizer="" if files is None else _named(files))
+    tells = "" if files is None else _named(files, files.folder)
+    guardian_id = _guardian_id(kind, shown_address(address), wanted.options, tokenizer=tells)
     pool.register(guardian_id, RemoteFactory(address, codec=tokenizer))
     return Made(built, guardian_id, guardian_id, kind.canary)
 
@@ -136,20 +124,25 @@ def _checkpoint(model_id: str, files: GuardFiles) -> Checkpoint:
     )
 
 
-def _tokenizer_folder(base: str | Path, *, offline: bool) -> Path:
-    path = Path(base).expanduser()
-    if (path / "tokenizer.json").is_file():
+def _located_base(wanted: Wanted) -> Path:
+    base = locate(str(wanted.base), revision=wanted.base_revision, offline=wanted.offline, weights=False)
+    return model_folder(base)
+
+
+def _tokenizer_folder(wanted: Wanted) -> Path:
+    path = Path(str(wanted.base)).expanduser()
+    if (path / "tokenizer.json").is_file() and wanted.base_revision is None:
         return path
-    folder = model_folder(locate(str(base), offline=offline, weights=False))
+    folder = _located_base(wanted)
     if not (folder / "tokenizer.json").is_file():
         raise ModelNotFoundError(f"{folder} holds no tokenizer.json")
     return folder
 
 
-def _named(files: GuardFiles) -> str:
+def _named(files: GuardFiles, beside: Path) -> str:
     """Return what tells one tokenizer and template from another."""
     digest = hashlib.sha256(files.chat_template.encode())
-    digest.update((files.folder / "tokenizer.json").read_bytes())
+    digest.update((beside / "tokenizer.json").read_bytes())
     return digest.hexdigest()
 
 

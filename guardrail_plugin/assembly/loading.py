@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail_plugin.assembly.family import load_family, load_remote
 from guardrail_plugin.assembly.own import EMBEDDED_GUARDIAN, OWN_FAMILY, is_own_remote, load_own, load_own_remote
-from guardrail_plugin.core.dtype import Dtype, dtype_named
+from guardrail_plugin.assembly.wanted import Wanted
+from guardrail_plugin.core.dtype import dtype_named
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
-from guardrail_plugin.guardian.families.protocol import FamilyOptions
 from guardrail_plugin.guardian.families.registry import family_names
 from guardrail_plugin.guardian.guardian import Guardian
 from guardrail_plugin.guardian.manifest import MANIFEST_FILE
@@ -23,45 +24,33 @@ if TYPE_CHECKING:
 
 
 def load_guardian(
-    model: str | Path | None = None,
+    wanted: Wanted,
     *,
     pool: InferencePool | None = None,
-    base: str | Path | None = None,
     max_windows: int = 64,
-    offline: bool = False,
-    family: str | None = None,
-    options: FamilyOptions | None = None,
     responder: GuardianProtocol | None = None,
     responses: Responses = "model",
     self_test: bool = True,
     warm_up: bool = False,
-    dtype: Dtype = "auto",
 ) -> Guardian:
     """Load a guardian; see ``Guardian.load``."""
     if max_windows < 1:
         raise ConfigError(f"max_windows must be at least 1, got {max_windows}")
-    dtype = dtype_named(dtype)
+    wanted = _checked(wanted)
     if pool is None:
         from guardrail_plugin.pool.default import default_pool
 
         pool = default_pool()
-    asked = options or FamilyOptions()
-    if isinstance(model, str) and family is None:
-        family, model = _split_family(model)
-    if isinstance(model, str) and model.startswith(PREFIX):
-        if dtype != "auto":
-            raise ConfigError(f"dtype={dtype!r} is for models that are loaded here; a server chooses its own")
-        if is_own_remote(base, family):
-            made = load_own_remote(model, pool=pool, base=base, options=asked, offline=offline)
-        else:
-            made = load_remote(model, pool=pool, base=base, family=family, options=asked, offline=offline)
+    if isinstance(wanted.model, str) and wanted.model.startswith(PREFIX):
+        load = load_own_remote if is_own_remote(wanted) else load_remote
+        made = load(wanted, wanted.model, pool=pool)
     else:
-        found = _find(model, offline=offline)
-        if (found.path / MANIFEST_FILE).is_file() and family in (None, OWN_FAMILY):
-            made = load_own(found.path, pool=pool, base=base, options=asked, offline=offline, dtype=dtype)
+        found = _find(wanted)
+        if (found.path / MANIFEST_FILE).is_file() and wanted.family in (None, OWN_FAMILY):
+            made = load_own(wanted, found.path, pool=pool)
             self_test = False  # its weights are read when they are first needed
         else:
-            made = load_family(found, pool=pool, base=base, family=family, options=asked, offline=offline, dtype=dtype)
+            made = load_family(wanted, found, pool=pool)
     guardian = Guardian(
         family=made.family,
         manifest=made.manifest,
@@ -80,23 +69,47 @@ def load_guardian(
     return guardian
 
 
+def _checked(wanted: Wanted) -> Wanted:
+    """Return what is wanted, a family in front of the model's name split off it.
+
+    Raises:
+        ConfigError: it holds what has no use for this kind of model, or there is no such ``dtype``.
+    """
+    wanted = replace(wanted, dtype=dtype_named(wanted.dtype))
+    model = wanted.model
+    if isinstance(model, str) and wanted.family is None:
+        family, model = _split_family(model)
+        wanted = replace(wanted, family=family, model=model)
+    if wanted.base_revision is not None and wanted.base is None:
+        raise ConfigError(f"base_revision={wanted.base_revision!r} is of the hub repository that base= names: name one")
+    if isinstance(model, str) and model.startswith(PREFIX):
+        if wanted.dtype != "auto":
+            raise ConfigError(f"dtype={wanted.dtype!r} is for models that are loaded here; a server chooses its own")
+        if wanted.revision is not None:
+            raise ConfigError(f"revision={wanted.revision!r} is of a hub repository; a server chooses its own weights")
+    elif model is None and wanted.revision is not None:
+        raise ConfigError(f"revision={wanted.revision!r} is of a hub repository; the embedded guardian comes with us")
+    return wanted
+
+
 def _split_family(model: str) -> tuple[str | None, str]:
     """Return family and model of ``FAMILY@MODEL``, the form for settings that are one word."""
     name, at, rest = model.partition("@")
     return (name, rest) if at and name in (OWN_FAMILY, *family_names()) else (None, model)
 
 
-def _find(model: str | Path | None, *, offline: bool) -> Located:
+def _find(wanted: Wanted) -> Located:
+    model = wanted.model
     if model is None:
         if not (EMBEDDED_GUARDIAN / MANIFEST_FILE).is_file():
             raise ModelNotFoundError(f"this installation lacks the embedded guardian ({EMBEDDED_GUARDIAN})")
         return Located(str(EMBEDDED_GUARDIAN), EMBEDDED_GUARDIAN, "package")
     path = Path(model).expanduser()
-    if path.is_dir():
+    if path.is_dir() and wanted.revision is None:
         if not any((path / file).is_file() for file in (MANIFEST_FILE, "config.json")):
             raise ConfigError(
                 f"{path} holds no {MANIFEST_FILE} and no config.json; train a guardian with: "
                 f"guardrail train --out {path}"
             )
         return Located(str(model), path, "path")
-    return locate(str(model), offline=offline)
+    return locate(str(model), revision=wanted.revision, offline=wanted.offline)

@@ -35,6 +35,8 @@ class Verdict:
         members: of several guardians that are asked as one, where any of them suffices to stop a text: all verdicts.
             A policy acts on the strictest.
         incomplete: one of them gave no verdict: what this one lets pass has not been judged.
+        stand_in: it takes the place of another guardian's that could not be had, for this call alone: caches do not
+            keep it.
     """
 
     harmful: bool
@@ -50,6 +52,7 @@ class Verdict:
     native_label: str | None = None
     members: tuple[Verdict, ...] = ()
     incomplete: bool = False
+    stand_in: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.risk <= 1.0:  # also refuses NaN

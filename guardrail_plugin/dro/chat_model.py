@@ -49,6 +49,5 @@ class SoftPromptChatModel(PoolChatModel):
 
     def _register(self) -> SoftChat:
         soft = self.soft_prompt if isinstance(self.soft_prompt, SoftPrompt) else SoftPrompt.load(self.soft_prompt)
-        return SoftChat.register_soft(
-            ChatSource.find(self.model, adapter=self.adapter, dtype=self.dtype), soft, pool=self.pool
-        )
+        source = ChatSource.find(self.model, revision=self.revision, adapter=self.adapter, dtype=self.dtype)
+        return SoftChat.register_soft(source, soft, pool=self.pool)

@@ -7,14 +7,14 @@ corpus have no written answer; the base model answers them itself, so that its h
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.jsonl import read_objects
 from guardrail_plugin.core.refusal import is_refusal
 
 ANSWERED_FILES = ("benign/self_instruct_seed.jsonl", "benign/gsm8k_train.jsonl")
@@ -159,10 +159,6 @@ def _sample(rows: Sequence[Mapping[str, str]], count: int, rng: random.Random) -
     return rng.sample(list(rows), min(count, len(rows)))
 
 
-def _rows(paths: Sequence[Path]) -> Iterator[dict[str, str]]:
+def _rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        yield from (json.loads(line) for line in lines if line.strip())
+        yield from (row for _, row in read_objects(path))

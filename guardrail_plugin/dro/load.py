@@ -23,6 +23,7 @@ _NOT_LINES = frozenset({".csv", ".tsv", ".json"})
 def load_chat_model(
     model: str | None = None,
     *,
+    revision: str | None = None,
     adapter: Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -35,6 +36,7 @@ def load_chat_model(
 
     Args:
         model: hub id or folder; the embedded model if not given.
+        revision: commit, tag or branch of the hub repository.
         adapter: folder of a PEFT adapter to merge into it.
         device: the best there is if not given.
         dtype: of the weights, ``"bfloat16"`` for example; the device's usual one if not given.
@@ -42,10 +44,10 @@ def load_chat_model(
 
     Raises:
         ModelNotFoundError: the model is nowhere.
-        ConfigError: the adapter's folder holds none.
+        ConfigError: the adapter's folder holds none; a revision is asked of a folder.
         MissingDependencyError: an extra is missing.
     """
-    source = ChatSource.find(model, adapter=adapter, offline=offline)
+    source = ChatSource.find(model, revision=revision, adapter=adapter, offline=offline)
     loaded = source.load(device=device or default_device(), dtype=dtype and getattr(torch, dtype))
     loaded.name_or_path = source.name or ""
     from transformers import AutoTokenizer

@@ -47,7 +47,8 @@ class CachedGuardian(WrappedGuardian):
     The key is a hash of the text, its query and context, the rail and the guardian's id; no text is kept. Text is
     compared in Unicode's composed form, with one kind of line end and without white space around it: only
     what reads the same is taken for the same. Verdicts are kept, not actions: policies apply afterwards, so
-    that a changed policy needs no new cache. Errors are never kept. A verdict from the cache has ``seconds=0``.
+    that a changed policy needs no new cache. Errors are never kept, nor verdicts that lack somebody's: incomplete ones
+    and stand-ins. A verdict from the cache has ``seconds=0``.
 
     Does not: write anything to disk, or keep safeguard responses.
     """
@@ -167,7 +168,7 @@ class CachedGuardian(WrappedGuardian):
             until = self._clock() + (float("inf") if self._ttl_s is None else self._ttl_s)
             for key, index in firsts.items():
                 outcome = answers[index]
-                if key is not None and isinstance(outcome, Verdict) and not outcome.incomplete:
+                if key is not None and isinstance(outcome, Verdict) and _stays(outcome):
                     self._kept[key] = (until, replace(outcome, seconds=0.0))
                     self._kept.move_to_end(key)
             while len(self._kept) > self._max_entries:
@@ -190,6 +191,11 @@ class CachedGuardian(WrappedGuardian):
             # The length in front: no two lists of parts run together to the same bytes.
             digest.update(len(encoded).to_bytes(8, "big") + encoded)
         return digest.digest()
+
+
+def _stays(verdict: Verdict) -> bool:
+    """Tell whether the next check would be answered the same, had nobody been down."""
+    return not (verdict.incomplete or verdict.stand_in)
 
 
 def _normal(text: str) -> str:

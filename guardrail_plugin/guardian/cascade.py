@@ -53,7 +53,7 @@ class CascadeGuardian:
     Args:
         band: ``(low, high)``: the cheap verdict stands below ``low`` and from ``high`` on.
         on_second_failure: ``"error"`` (default, closed) or ``"cheap"``: the cheap verdict, by its own threshold.
-            A ``CachedGuardian`` around such a cascade would keep it: cache the two guardians instead.
+            It is marked as ``stand_in``, which a ``CachedGuardian`` does not keep.
         clock: monotonic seconds.
 
     Raises:
@@ -210,8 +210,10 @@ class _Run:
     def finish(self) -> list[CheckOutcome]:
         """Return the outcomes and count them."""
         failed = [i for i, outcome in self._second.items() if not isinstance(outcome, Verdict)]
-        kept = {i: self._found[i] for i in failed if i in self._found} if self._cascade._cheap_answers else {}
-        outcomes = {**self._found, **self._second, **kept}
+        outcomes = {**self._found, **self._second}
+        if self._cascade._cheap_answers:
+            found = {i: self._found.get(i) for i in failed}
+            outcomes |= {i: replace(v, stand_in=True) for i, v in found.items() if isinstance(v, Verdict)}
         self._cascade._count(
             CascadeStats(len(self._checks), len(self.escalated), len(failed), self._cheap_s, self._second_s)
         )

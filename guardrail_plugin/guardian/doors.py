@@ -26,8 +26,10 @@ class Doors:
         cls,
         model: str | Path | None = None,
         *,
+        revision: str | None = None,
         pool: InferencePool | None = None,
         base: str | Path | None = None,
+        base_revision: str | None = None,
         max_windows: int = 64,
         offline: bool = False,
         family: str | None = None,
@@ -52,8 +54,11 @@ class Doors:
             model: ``None`` (the embedded guardian), a folder that ``guardrail train`` wrote, a guard model's folder or
                 hub id, or ``openai:http://HOST/v1#MODEL`` for an OpenAI-compatible server. ``FAMILY@`` may stand in
                 front, for command lines and settings (``guardrail@``: the library's own).
+            revision: commit, tag or branch of the model's hub repository; a commit is the only one that never moves.
+                ``None``: what the cache has, else the newest.
             base: for the library's own format the base model, or the folder of one that a server runs; else where the
                 tokenizer is, if not with the model.
+            base_revision: the same of ``base``. The library's own format names its base's revision itself.
             offline: never ask the hub.
             family: ``guardrail models`` lists them; ``None``: recognised from the checkpoint.
             hazards: hazard codes to judge; ``None``: all that the family covers.
@@ -71,11 +76,12 @@ class Doors:
         Raises:
             ModelNotFoundError: the guardian's or its base's weights are nowhere; the message tells how to get them.
             ConfigError: no family recognises the folder, base and adapter do not fit, a template drops the text or
-                the categories, an option has no use, there is no such ``dtype``, or the canaries are all judged alike.
+                the categories, an option has no use (a revision of a folder, say), there is no such ``dtype``, or the
+                canaries are all judged alike.
             MissingDependencyError: an extra is missing; the message names it.
             GuardrailError: with ``warm_up``, there was no verdict.
         """
-        from guardrail_plugin.assembly import load_guardian
+        from guardrail_plugin.assembly import Wanted, load_guardian
         from guardrail_plugin.guardian.families.protocol import FamilyOptions
 
         options = FamilyOptions(
@@ -84,19 +90,24 @@ class Doors:
             labels=labels,
             strictness=strictness,
         )
-        return load_guardian(
-            model,
-            pool=pool,
+        wanted = Wanted(
+            model=model,
+            revision=revision,
             base=base,
-            max_windows=max_windows,
-            offline=offline,
+            base_revision=base_revision,
             family=family,
             options=options,
+            offline=offline,
+            dtype=dtype,
+        )
+        return load_guardian(
+            wanted,
+            pool=pool,
+            max_windows=max_windows,
             responder=responder,
             responses=responses,
             self_test=self_test,
             warm_up=warm_up,
-            dtype=dtype,
         )
 
     @staticmethod
@@ -116,17 +127,24 @@ class Doors:
 
     @classmethod
     def named(
-        cls, name: str | Path | None, *, pool: InferencePool | None = None, dtype: Dtype = "auto"
+        cls,
+        name: str | Path | None,
+        *,
+        pool: InferencePool | None = None,
+        dtype: Dtype = "auto",
+        revision: str | None = None,
     ) -> GuardianProtocol:
         """Load a guardian by what a command line or a setting calls it: a model, or a TOML file that describes one.
 
         Raises:
-            ConfigError: ``dtype`` beside a file, which says it itself. Else as ``load`` and ``from_toml``.
+            ConfigError: ``dtype`` or ``revision`` beside a file, which says it itself. Else as ``load`` and
+                ``from_toml``.
         """
         if name is None or Path(name).suffix != ".toml":
-            return cls.load(name, pool=pool, dtype=dtype)
-        if dtype != "auto":
-            raise ConfigError(f"write dtype = {dtype!r} into {name}: it may describe several models")
+            return cls.load(name, pool=pool, dtype=dtype, revision=revision)
+        for key, value in (("dtype", None if dtype == "auto" else dtype), ("revision", revision)):
+            if value is not None:
+                raise ConfigError(f"write {key} = {value!r} into {name}: it may describe several models")
         return cls.from_toml(name, pool=pool)
 
     @staticmethod

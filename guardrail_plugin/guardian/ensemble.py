@@ -170,6 +170,7 @@ def _signed(verdict: Verdict, guardian_id: str, verdicts: Sequence[Verdict]) -> 
         windows=sum(one.windows for one in verdicts),
         truncated=any(one.truncated for one in verdicts),
         incomplete=any(one.incomplete for one in verdicts),
+        stand_in=any(one.stand_in for one in verdicts),
     )
 
 

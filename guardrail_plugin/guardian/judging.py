@@ -14,7 +14,7 @@ from guardrail_plugin.core.verdict import Rail, Verdict
 from guardrail_plugin.guardian.families.protocol import Family, Pass, Reading
 from guardrail_plugin.guardian.format import windows
 from guardrail_plugin.guardian.manifest import Calibration
-from guardrail_plugin.guardian.minors import with_minors
+from guardrail_plugin.guardian.minors import spoken, with_minors
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.guardian.views import views
 from guardrail_plugin.pool.protocol import ScoreRequest, ScoreResult
@@ -175,7 +175,7 @@ class Judge:
         native = max(shares, key=shares.__getitem__, default=None)
         hazard = None if native is None else self.family.codes.get(native)
         plain = self._hazards(found)
-        hazards = with_minors(plain, *plan.views)
+        hazards = with_minors(plain, spoken(check, plan.views))
         if hazards != plain:
             hazard = max(hazards, key=hazards.__getitem__)
         return Verdict(

@@ -2,14 +2,20 @@
 
 A rule beside the model, because policies may allow sex between adults (S12) and a small model's names are uncertain. It
 errs on the safe side: a word is enough. Languages: the commonest words of a dozen; ages in digits in all.
+
+The sexual half must be in what is judged now; the other may stand in an earlier turn of the user's, or in the query
+that a response answers. About 2 % of ordinary requests hold such a word (ToxicChat, AlpacaEval); of 12,298 public pairs
+of query and response 50 have it in the query alone, and one of these is sexual at all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.hazards import CHILD_EXPLOITATION
+from guardrail_plugin.guardian.views import views
 
 SEXUAL_CONTENT = "S12"
 
@@ -46,12 +52,12 @@ def speaks_of_minors(text: str) -> bool:
     return any(int(found[1] or found[2]) < _OF_AGE for found in _AGE.finditer(text))
 
 
-def with_minors(hazards: Mapping[str, float], *texts: str) -> dict[str, float]:
+def with_minors(hazards: Mapping[str, float], texts: Iterable[str]) -> dict[str, float]:
     """Return the risk per hazard, that of sexual content counted as child exploitation where a text speaks of minors.
 
     Args:
         hazards: risk by hazard code, in the library's own codes.
-        texts: what was judged, in every view: a word or an age may be disguised.
+        texts: as of ``spoken``; they are read only where the risk is that of sexual content.
     """
     shared = dict(hazards)
     sexual = shared.get(SEXUAL_CONTENT, 0.0)
@@ -60,3 +66,18 @@ def with_minors(hazards: Mapping[str, float], *texts: str) -> dict[str, float]:
     shared[SEXUAL_CONTENT] = 0.0
     shared[CHILD_EXPLOITATION] = shared.get(CHILD_EXPLOITATION, 0.0) + sexual
     return shared
+
+
+def spoken(check: Check, read: Sequence[str]) -> Iterator[str]:
+    """Yield what is judged, then all that the user said up to it as one text, in every view: an age may be disguised.
+
+    Args:
+        read: the views of the check's own text.
+    """
+    yield from read
+    said = [turn.text for turn in check.context if turn.role == "user"]
+    if check.query is not None:
+        said.append(check.query)
+    if said:
+        # The last turn belongs to it: an age may begin in one turn and end in the next.
+        yield from views("\n".join(said if check.query is not None else [*said, check.text]))

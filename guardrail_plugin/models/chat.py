@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from guardrail_plugin.core.dtype import Dtype, dtype_named, keyed
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.models.load import load_causal_lm, load_merged, model_folder, torch_dtype
-from guardrail_plugin.models.locate import EMBEDDED_MODEL, locate
+from guardrail_plugin.models.locate import EMBEDDED_MODEL, locate, pinned
 from guardrail_plugin.models.shared import SharedWeights
 
 if TYPE_CHECKING:
@@ -44,20 +44,27 @@ class ChatSource:
 
     @classmethod
     def find(
-        cls, model: str | Path | None, *, adapter: Path | None = None, offline: bool = False, dtype: Dtype = "auto"
+        cls,
+        model: str | Path | None,
+        *,
+        revision: str | None = None,
+        adapter: Path | None = None,
+        offline: bool = False,
+        dtype: Dtype = "auto",
     ) -> ChatSource:
         """Find a chat model without loading it.
 
         Args:
             model: hub id or folder; the embedded model if not given.
+            revision: commit, tag or branch of the hub repository.
 
         Raises:
             ModelNotFoundError: the model is nowhere.
-            ConfigError: the adapter's folder holds none; there is no such ``dtype``.
+            ConfigError: the adapter's folder holds none; a revision is asked of a folder; there is no such ``dtype``.
             MissingDependencyError: an extra is missing.
         """
         dtype = dtype_named(dtype)
-        located = locate(str(model) if model is not None else EMBEDDED_MODEL, offline=offline)
+        located = locate(str(model) if model is not None else EMBEDDED_MODEL, revision=revision, offline=offline)
         ending = ""
         if adapter is not None:
             weights = adapter / _ADAPTER_FILE
@@ -65,7 +72,7 @@ class ChatSource:
                 raise ConfigError(f"{adapter} holds no {_ADAPTER_FILE}")
             ending = f"+{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
         name = None if located.origin == "path" else located.model_id + ending
-        key = keyed(f"chat:{located.model_id}{ending}", dtype)
+        key = keyed(f"chat:{pinned(located.model_id, revision)}{ending}", dtype)
         return cls(key, name, located.revision, model_folder(located), adapter, dtype)
 
     def load(self, *, device: str, dtype: Any = None) -> Any:
@@ -90,6 +97,7 @@ class LocalChat:
         model: str | Path | None,
         *,
         pool: InferencePool,
+        revision: str | None = None,
         adapter: Path | None = None,
         offline: bool = False,
         dtype: Dtype = "auto",
@@ -97,14 +105,12 @@ class LocalChat:
         """Find a chat model, register it with the pool and read its template. Weights load when first used.
 
         Raises:
-            ModelNotFoundError: the model is nowhere.
-            ConfigError: its tokenizer has no chat template, the adapter's folder holds none, or there is no such
-                ``dtype``.
-            MissingDependencyError: an extra is missing.
+            ModelNotFoundError, MissingDependencyError: as of ``ChatSource.find``.
+            ConfigError: its tokenizer has no chat template; else as of ``ChatSource.find``.
         """
         from guardrail_plugin.models.chat_template import ChatSplice
 
-        source = ChatSource.find(model, adapter=adapter, offline=offline, dtype=dtype)
+        source = ChatSource.find(model, revision=revision, adapter=adapter, offline=offline, dtype=dtype)
         template = ChatSplice.of_folder(source.folder)
         pool.register(source.key, SharedWeights(source.load, keep_answers=True))
         return cls(source.key, template, stop_ids_of(source.folder, template))

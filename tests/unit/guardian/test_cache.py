@@ -11,6 +11,8 @@ from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.errors import ConfigError, GuardianError, VerdictParseError
 from guardrail_plugin.core.verdict import RAILS
 from guardrail_plugin.guardian.cache import CachedGuardian, CacheStats
+from guardrail_plugin.guardian.cascade import CascadeGuardian
+from guardrail_plugin.guardian.ensemble import EnsembleGuardian
 from guardrail_plugin.testing import ScriptedGuardian, verdict
 
 RULE: Any = {"BOMB": verdict(risk=0.9, hazard="S9"), "DOWN": GuardianError("down")}
@@ -115,6 +117,25 @@ def test_only_some_rails_are_kept_by_default(rail: Any) -> None:
     kept = rail in ("input", "tool_output", "document")
     assert len(judge.checks) == (1 if kept else 2)
     assert cache.stats().bypassed == (0 if kept else 2)
+
+
+@pytest.mark.parametrize("combine", [None, "max", "mean", "min"])
+def test_a_stand_in_is_not_kept(combine: Any) -> None:
+    """The cheap guardian's verdict counts while the second one is down, and not a moment longer."""
+    down: Any = {"": GuardianError("down")}
+    second = ScriptedGuardian(down)
+    guardian: Any = CascadeGuardian(ScriptedGuardian({"unsure": verdict(risk=0.4)}), second, on_second_failure="cheap")
+    if combine is not None:
+        guardian = EnsembleGuardian([guardian, ScriptedGuardian({"": verdict(risk=0.4)})], combine=combine)
+    cache = CachedGuardian(guardian)
+    checks = [Check("unsure"), Check("sure")]
+    assert [outcome.harmful for outcome in cache.check_many(checks)] == [False, False]  # type: ignore[union-attr]
+    assert cache.stats().entries == 1
+    down[""] = verdict(risk=0.9)
+    [outcome] = cache.check_many(checks[:1])
+    assert cache.stats().entries == 2
+    assert outcome.harmful is (combine in (None, "max", "mean"))  # type: ignore[union-attr]
+    assert [check.text for check in second.checks] == ["unsure", "unsure"]
 
 
 def test_a_guardian_that_miscounts_is_not_believed() -> None:

@@ -76,7 +76,8 @@ def test_when_the_second_fails_the_outcome_is_closed_unless_asked_otherwise(
         assert outcomes[1] is error
     else:
         assert isinstance(outcomes[1], Verdict)
-        assert outcomes[1].risk == 0.5
+        assert (outcomes[1].risk, outcomes[1].guardian_id) == (0.5, guardian.id)
+        assert [o.stand_in for o in outcomes if isinstance(o, Verdict)] == [False, True, False, True]
     assert guardian.stats().failed == 2
 
 

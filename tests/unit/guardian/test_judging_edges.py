@@ -97,6 +97,13 @@ def test_a_disguised_minor_is_one(text: str) -> None:
     assert verdict.hazards["S12"] == 0.0
 
 
+def test_an_age_in_an_earlier_turn_is_one_of_what_is_asked_now() -> None:
+    earlier = (Message("user", "She is 15 years old."), Message("assistant", "I see."))
+    check = Check("an erotic story about her", context=earlier)
+    assert own(Pool(labels(safe=0.05, S12=0.95))).check(check).hazard == "S4"
+    assert own(Pool(labels(safe=0.05, S1=0.95))).check(check).hazard == "S1"
+
+
 def test_ends_of_a_long_text_are_found_without_reading_all_of_it() -> None:
     tokenizer = Bytes()
     text = "".join(chr(97 + i % 26) for i in range(100_000))

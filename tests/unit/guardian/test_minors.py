@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
-from guardrail_plugin.guardian.minors import speaks_of_minors, with_minors
+from guardrail_plugin.core.conversation import Check, Message
+from guardrail_plugin.guardian.minors import speaks_of_minors, spoken, with_minors
 
 YOUNG = [
     "about a 12-year-old",
@@ -50,11 +51,44 @@ def test_adults_are_none(text: str) -> None:
 
 def test_the_share_moves_only_where_the_text_is_sexual_in_the_first_place() -> None:
     sexual = {"S12": 0.8, "S4": 0.1, "S1": 0.05}
-    assert with_minors(sexual, "a 12-year-old") == pytest.approx({"S12": 0.0, "S4": 0.9, "S1": 0.05})
-    assert with_minors(sexual, "two adults") == sexual
+    assert with_minors(sexual, ["a 12-year-old"]) == pytest.approx({"S12": 0.0, "S4": 0.9, "S1": 0.05})
+    assert with_minors(sexual, ["two adults"]) == sexual
     violent = {"S12": 0.1, "S1": 0.8}
-    assert with_minors(violent, "a 12-year-old") == violent
-    assert with_minors({}, "a 12-year-old") == {}
+    assert with_minors(violent, ["a 12-year-old"]) == violent
+    assert with_minors({}, ["a 12-year-old"]) == {}
+
+
+def user(*turns: str) -> tuple[Message, ...]:
+    return tuple(Message("user", turn) for turn in turns)
+
+
+@pytest.mark.parametrize(
+    ("check", "young"),
+    [
+        (Check("an erotic story about her", context=user("Mia is 14 years old.", "She likes chess.")), True),
+        (Check("an erotic story about her", context=user("Mia is fourteen ye\u200bars old.")), True),
+        (Check("years old. An erotic story about her", context=user("Mia is 14")), True),
+        (Check("an erotic story", rail="output", query="A story about a 14-year-old"), True),
+        (Check("an erotic story", rail="output", query="Go on", context=user("She is 14 years old.")), True),
+        (Check("an erotic story about two adults", context=user("How does my old school heat its rooms?")), False),
+        (Check("an erotic story about her", context=user("Anna is 34 years old.")), False),
+        (Check("an erotic story", context=(Message("assistant", "There are games for children, too."),)), False),
+        (Check("an erotic story", rail="output", query="A story about two adults"), False),
+    ],
+)
+def test_what_the_user_said_before_counts(check: Check, young: bool) -> None:
+    assert any(map(speaks_of_minors, spoken(check, (check.text,)))) is young
+
+
+def test_earlier_turns_are_read_only_where_the_risk_is_of_sexual_content() -> None:
+    read: list[str] = []
+
+    def texts() -> Iterator[str]:
+        read.append("read")
+        yield "a 12-year-old"
+
+    assert with_minors({"S1": 0.9}, texts()) == {"S1": 0.9}
+    assert read == []
 
 
 @pytest.mark.parametrize("piece", ["12 ", "a year ", "1-", "young "])

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from guardrail_plugin.assembly import own
+from guardrail_plugin.assembly import loading, own
 from guardrail_plugin.core.hazards import MLCOMMONS
 from guardrail_plugin.guardian.format import Layout
 from guardrail_plugin.guardian.guardian import Guardian
@@ -46,9 +46,23 @@ def test_two_bases_are_two_models_on_a_pool(adapter: Path, tiny_base: Path, tmp_
     assert one._model_key == again._model_key != two._model_key
 
 
-@pytest.mark.parametrize(("base", "revision"), [(None, "abc"), ("somebody/base", "abc"), ("another/mirror", None)])
+@pytest.mark.parametrize(
+    ("base", "pin", "revision"),
+    [
+        (None, None, "abc"),
+        ("somebody/base", None, "abc"),
+        ("somebody/base", "def", "def"),
+        ("another/mirror", None, None),
+        ("another/mirror", "def", "def"),
+    ],
+)
 def test_the_manifests_revision_is_asked_of_its_own_repository_alone(
-    base: str | None, revision: str | None, adapter: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+    base: str | None,
+    pin: str | None,
+    revision: str | None,
+    adapter: Path,
+    tiny_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[str, str | None]] = []
 
@@ -58,6 +72,19 @@ def test_the_manifests_revision_is_asked_of_its_own_repository_alone(
 
     monkeypatch.setattr(own, "locate", locate)
     with InferencePool() as pool:
-        guardian = Guardian.load(adapter, base=base, pool=pool)
+        guardian = Guardian.load(adapter, base=base, base_revision=pin, pool=pool)
     assert asked == [(base or "somebody/base", revision)]
     assert guardian.base == (f"{base or 'somebody/base'}@{revision}" if revision else base)
+
+
+def test_an_adapter_of_the_hub_carries_its_revision(
+    adapter: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two revisions may differ in thresholds alone, which the hash of the weights does not show."""
+    monkeypatch.setattr(loading, "locate", lambda model, *, revision, **_: Located(model, adapter, "hub", revision))
+    with InferencePool() as pool:
+        moving, pinned = (
+            Guardian.load("somebody/tiny", revision=revision, base=tiny_base, pool=pool) for revision in (None, "v1")
+        )
+    assert pinned.id == f"{moving.id}@v1"
+    assert moving._model_key != pinned._model_key

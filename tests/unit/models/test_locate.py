@@ -158,6 +158,43 @@ def test_half_of_the_shards_is_no_model(hub: Any, tmp_path: Path) -> None:
     assert locate("someone/large").origin == "hub"
 
 
+def test_an_adapter_in_our_own_format_is_a_model_of_the_hub(hub: Any, tmp_path: Path) -> None:
+    (tmp_path / "guardian.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    hub(tmp_path)
+    assert locate("someone/guardian").path == tmp_path
+
+
+def test_a_revision_is_asked_of_cache_and_hub(no_hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str | None, bool]] = []
+    commit = "ab" * 20
+    folder = tmp_path / "models--someone--model" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    snapshot(folder, "model-1.safetensors", "model-2.safetensors")
+
+    def snapshot_download(model: str, *, revision: str | None, local_files_only: bool = False, **options: Any) -> str:
+        asked.append((revision, local_files_only))
+        if local_files_only:
+            raise LocalEntryNotFoundError("not here")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(room, "_hub_answers", lambda: True)
+    monkeypatch.setattr(room, "_offline_by_environment", lambda: False)
+    found = locate("someone/model", revision="v1")
+    assert asked == [("v1", True), ("v1", False)]
+    assert found.revision == commit  # a tag may be moved: what was loaded is this
+    with pytest.raises(ModelNotFoundError, match="hf download someone/model --revision v1"):
+        locate("someone/model", revision="v1", offline=True)
+
+
+def test_a_revision_of_what_is_no_repository_is_refused(tiny_base: Path) -> None:
+    with pytest.raises(ConfigError, match=r"revision 'v1' is of a hub repository"):
+        locate(str(tiny_base), revision="v1")
+    with pytest.raises(ConfigError, match="is blank"):
+        locate("someone/model", revision=" ")
+
+
 def test_for_a_tokenizer_no_weights_are_fetched(hub: Any, tmp_path: Path) -> None:
     wanted = hub(snapshot(tmp_path / "tokenizer"))
     assert locate("someone/large", weights=False).path == tmp_path / "tokenizer"
