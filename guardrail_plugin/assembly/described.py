@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guardrail_plugin.assembly.loading import load_guardian
 from guardrail_plugin.assembly.wanted import Wanted
 from guardrail_plugin.core.dtype import Dtype
-from guardrail_plugin.core.errors import ConfigError, did_you_mean
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.settings import explained, read_toml
 from guardrail_plugin.guardian.cascade import CascadeGuardian, OnSecondFailure
 from guardrail_plugin.guardian.ensemble import EnsembleGuardian
 from guardrail_plugin.guardian.families.protocol import FamilyOptions
@@ -77,15 +77,11 @@ Described.model_rebuild()  # its tables are defined after it
 
 def load_described(file: Path, *, pool: InferencePool | None = None) -> GuardianProtocol:
     """Load what a file describes; see ``Guardian.from_toml``."""
+    known = {*Described.model_fields, *DescribedCascade.model_fields, *DescribedEnsemble.model_fields}
     try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-        described = Described(**settings)
-    except OSError as error:
-        raise ConfigError(f"cannot read the guardian file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+        described = Described(**read_toml(file, what="guardian file"))
     except ValidationError as error:
-        raise ConfigError(f"{file}: {_explain(error)}") from None
+        raise ConfigError(f"{file}: {explained(error, lambda _: known)}") from None
     return _make(described, folder=file.parent, pool=pool)
 
 
@@ -141,15 +137,3 @@ def _policy_text(described: Described, folder: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the written policy {file}: {type(error).__name__}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    lines: list[str] = []
-    known: dict[str, Any] = Described.model_fields | DescribedCascade.model_fields | DescribedEnsemble.model_fields
-    for item in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key {path!r}{did_you_mean(str(item['loc'][-1]), tuple(known))}")
-        else:
-            lines.append(f"{path}: {item['msg']}")
-    return "; ".join(lines)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from guardrail_plugin.core.errors import ConfigError, did_you_mean
+from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.hazards import MLCOMMONS, Taxonomy
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.settings import explained, parse_toml, read_toml
 from guardrail_plugin.core.verdict import Action, Rail, Verdict
 
 Probability: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -92,7 +92,7 @@ class Policy(_Strict):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(explained(error, _known_keys, whole="policy")) from None
 
     def action(self, verdict: Verdict) -> Action:
         """Return what to do about a verdict: the strictest of all rules that it meets."""
@@ -168,33 +168,15 @@ class Policy(_Strict):
         """
         if isinstance(source, str) and is_path(source):
             raise ConfigError(f"{source!r} is read as TOML text; for the file write Path({source!r})")
-        name = str(source) if isinstance(source, Path) else "policy"
-        try:
-            text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-            settings = tomllib.loads(text)
-        except OSError as error:
-            raise ConfigError(f"cannot read the policy file {name}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{name} is not valid TOML: {error}") from None
+        settings = (
+            read_toml(source, what="policy file") if isinstance(source, Path) else parse_toml(source, name="policy")
+        )
         return cls(**settings).check_codes(taxonomy)
 
 
 def is_path(source: str) -> bool:
     """Tell whether text is the name of a TOML file rather than TOML."""
     return source.strip().endswith(".toml") and "\n" not in source.strip() and "=" not in source
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in item["loc"] if part != "[key]")
-        if item["type"] == "extra_forbidden":
-            *_, word = (str(part) for part in item["loc"])
-            known = _known_keys(tuple(str(part) for part in item["loc"]))
-            lines.append(f"unknown key {path!r}{did_you_mean(word, known)}")
-        else:
-            lines.append(f"{path or 'policy'}: {item['msg']}")
-    return "; ".join(lines)
 
 
 def _known_keys(location: tuple[str, ...]) -> list[str]:

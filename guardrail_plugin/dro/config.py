@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from guardrail_plugin.core.errors import ConfigError, did_you_mean
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.settings import explained, read_toml
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -24,7 +24,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ConfigError(_explain(error, tuple(type(self).model_fields))) from None
+            raise ConfigError(explained(error, lambda _: type(self).model_fields)) from None
 
 
 class Sampling(Settings):
@@ -115,12 +115,7 @@ class Config(Settings):
         Raises:
             ConfigError: unreadable, not TOML, an unknown key or a value out of range.
         """
-        try:
-            return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        return cls(**read_toml(path, what="settings"))
 
 
 class EvaluationConfig(Settings):
@@ -196,16 +191,3 @@ class AlignConfig(Settings):
     refusal_share: Annotated[float, Field(gt=0, lt=1)] = 0.45
     tries: _Count = 5
     seed: int = 0
-
-
-def _explain(error: ValidationError, known: tuple[str, ...]) -> str:
-    lines = []
-    for item in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in item["loc"])
-        unknown = item["type"] == "extra_forbidden"
-        lines.append(
-            f"unknown key {path!r}{did_you_mean(path, known)}"
-            if unknown
-            else f"{path}: {item['msg'].removeprefix('Value error, ')}"
-        )
-    return "; ".join(lines)

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.settings import explained, read_toml
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.evals.dataset import EvalFile
 
@@ -59,14 +59,10 @@ def read_suite(toml: Path = SUITES_FILE) -> Suite:
         ConfigError: it cannot be read, is not TOML, or has an unknown key or a value out of range.
     """
     try:
-        return Suite(**tomllib.loads(toml.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"cannot read the suite {toml}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{toml} is not valid TOML: {error}") from None
+        return Suite(**read_toml(toml, what="suite"))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ConfigError(f"{toml}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        known = {*Suite.model_fields, *SuiteEntry.model_fields, *TrainingRules.model_fields}
+        raise ConfigError(f"{toml}: {explained(error, lambda _: known)}") from None
 
 
 def load_suite(folder: Path, *, development: bool = False) -> list[EvalFile]:

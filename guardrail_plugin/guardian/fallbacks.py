@@ -7,7 +7,7 @@ from importlib import resources
 
 from pydantic import TypeAdapter
 
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.settings import parse_toml
 
 _FILE = "fallbacks.toml"
 _DEFAULT_LANGUAGE = "en"
@@ -58,4 +58,4 @@ def _written(language: str) -> dict[str, tuple[str, ...]]:
 def _texts() -> dict[str, dict[str, tuple[str, ...]]]:
     """Read the shipped table on first use: language → hazard code → variants."""
     raw = resources.files("guardrail_plugin.guardian").joinpath(_FILE).read_text(encoding="utf-8")
-    return TypeAdapter(dict[str, dict[str, tuple[str, ...]]]).validate_python(tomllib.loads(raw))
+    return TypeAdapter(dict[str, dict[str, tuple[str, ...]]]).validate_python(parse_toml(raw, name=_FILE))

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from guardrail_plugin.core.hazards import CHILD_EXPLOITATION, SELF_HARM
 from guardrail_plugin.core.refusal import is_refusal
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.settings import parse_toml
 
 LEFT_TO_PEOPLE = frozenset((CHILD_EXPLOITATION, SELF_HARM))
 """Hazards whose responses are the hand-picked ones alone, which name where help is: here a wrong word does harm."""
@@ -194,7 +194,7 @@ class _Telling:
 def themed_responses() -> ThemedResponses:
     """Return the shipped ones, read on first use."""
     raw = resources.files("guardrail_plugin.guardian").joinpath(_WORDS_FILE).read_text(encoding="utf-8")
-    words = TypeAdapter(dict[str, dict[str, tuple[str, ...]]]).validate_python(tomllib.loads(raw))
+    words = TypeAdapter(dict[str, dict[str, tuple[str, ...]]]).validate_python(parse_toml(raw, name=_WORDS_FILE))
     return ThemedResponses(_rows("responses"), _rows("topics"), words=words)
 
 

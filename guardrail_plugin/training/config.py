@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
-from guardrail_plugin.core.errors import ConfigError, did_you_mean
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.settings import explained, read_toml
 from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.models.locate import EMBEDDED_MODEL
 
@@ -159,7 +159,8 @@ class TrainConfig(_Strict):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            known = {*TrainConfig.model_fields, *Source.model_fields, *Columns.model_fields, *Compose.model_fields}
+            raise ConfigError(explained(error, lambda _: known)) from None
 
     @classmethod
     def from_toml(cls, path: Path) -> TrainConfig:
@@ -168,21 +169,4 @@ class TrainConfig(_Strict):
         Raises:
             ConfigError: unreadable, not TOML, an unknown key or a value out of range.
         """
-        try:
-            return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    known = {*TrainConfig.model_fields, *Source.model_fields, *Columns.model_fields, *Compose.model_fields}
-    lines = []
-    for item in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in item["loc"])
-        unknown = item["type"] == "extra_forbidden"
-        lines.append(
-            f"unknown key {path!r}{did_you_mean(str(item['loc'][-1]), known)}" if unknown else f"{path}: {item['msg']}"
-        )
-    return "; ".join(lines)
+        return cls(**read_toml(path, what="recipe"))

@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
 from guardrail_plugin.assembly.described import Described
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.settings import parse_toml
 
 pytestmark = pytest.mark.model
 
@@ -70,7 +70,7 @@ def test_python_blocks_run(embedded_base: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_guardian_file_is_one() -> None:
-    described = Described(**tomllib.loads(blocks("toml")[1]))
+    described = Described(**parse_toml(blocks("toml")[1], name="README"))
     assert described.cascade is not None
     assert described.cascade.second.family == "llama-guard-3"
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("typer")
 
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.settings import read_toml
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -84,7 +84,7 @@ def test_examples_give_what_a_command_requires(command: str) -> None:
 
 
 def test_the_table_of_extras_is_whole() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = read_toml(ROOT / "pyproject.toml", what="project")["project"]
     rows = re.findall(r"^\| (`[^|]+`) \| [^|]+\|$", README.read_text(encoding="utf-8"), re.MULTILINE)
     told = {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
     assert told == set(project["optional-dependencies"]) - {"dev"}
@@ -93,9 +93,7 @@ def test_the_table_of_extras_is_whole() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_extras_and_variables_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    extras = set(
-        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    )
+    extras = set(read_toml(ROOT / "pyproject.toml", what="project")["project"]["optional-dependencies"])
     for group in re.findall(r'(?:guardrail-plugin|"\.)\[([a-z,]+)\]', text):
         assert set(group.split(",")) <= extras, group
     sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "guardrail_plugin" / "cli").glob("*.py"))

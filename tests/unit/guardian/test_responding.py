@@ -11,7 +11,7 @@ from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import GuardianError
 from guardrail_plugin.core.hazards import CHILD_EXPLOITATION, MLCOMMONS, SELF_HARM
 from guardrail_plugin.core.refusal import is_refusal
-from guardrail_plugin.core.toml import tomllib
+from guardrail_plugin.core.settings import parse_toml
 from guardrail_plugin.guardian.fallbacks import fallback
 from guardrail_plugin.guardian.language import detect
 from guardrail_plugin.guardian.responding import is_written, usable, written
@@ -36,8 +36,8 @@ CASES = [
     ("empty", "", False),
 ]
 
-WORDS: dict[str, dict[str, list[str]]] = tomllib.loads(
-    resources.files("guardrail_plugin.guardian").joinpath("theme_words.toml").read_text(encoding="utf-8")
+WORDS: dict[str, dict[str, list[str]]] = parse_toml(
+    resources.files("guardrail_plugin.guardian").joinpath("theme_words.toml").read_text(encoding="utf-8"), name="words"
 )
 ROWS: list[dict[str, str]] = [
     json.loads(line)
