@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from guardrail_plugin.training.config import Source, TrainConfig
 
 RECIPES = Path(__file__).parent.parent / "training" / "recipes"
+TUNE = "tune"
+"""The recipe of those who give rows of their own and no recipe."""
+EMBEDDED = "embedded"
+"""The shipped guardian's name in ``start_from``."""
 
 
 def assemble(
-    config: str | None, data: Sequence[Path], *, base: str | None = None, base_revision: str | None = None
+    config: str | None,
+    data: Sequence[Path],
+    *,
+    base: str | None = None,
+    base_revision: str | None = None,
+    start_from: str | None = None,
 ) -> tuple[TrainConfig, list[Path]]:
     """Return the configuration and the data folders. Files of their own become sources of the input rail.
+
+    Without a recipe they tune a guardian, the embedded one unless ``start_from`` names another; with a ``base`` and
+    nothing to start from they train a new one from it.
 
     Raises:
         ConfigError: no such recipe, file or folder; nothing to train on; a file without a usable row.
@@ -35,14 +47,17 @@ def assemble(
     if config is None and (folders or not files):
         # Whole folders may hold evaluation sets, so which of their files are for training is a recipe's to say.
         raise ConfigError("name the recipe of a data folder with --config (default), or give --data FILE.jsonl")
-    recipe = TrainConfig.from_toml(find_recipe(config)) if config is not None else TrainConfig()
+    anew = config is None and base is not None and start_from is None
+    recipe = TrainConfig() if anew else TrainConfig.from_toml(find_recipe(config or TUNE))
     folders += [path.parent for path in files]
     added = [_source(path, folders) for path in files]
     labels = set[bool]().union(*(found for _, found in added))
-    if config is None and len(labels) < 2:
+    if anew and len(labels) < 2:
         lacking = "harmless" if True in labels else "harmful"
         raise ConfigError(f"the given files have no {lacking} row: a guardian learns from both kinds")
     changes: dict[str, object] = {"sources": (*recipe.sources, *(source for source, _ in added))}
+    if start_from is not None:
+        changes |= _started(start_from, ranks=config is None)
     if base is not None:
         changes |= {"base": base, "base_revision": base_revision}  # the recipe's revision is of the recipe's base
     elif base_revision is not None:
@@ -50,10 +65,43 @@ def assemble(
     return recipe.model_copy(update=changes), folders
 
 
+def guardian_folder(start_from: str) -> Path | None:
+    """Return the folder of the guardian that a run goes on from; ``None``: it names a recipe.
+
+    Raises:
+        ConfigError: it is a folder that holds no guardian.
+    """
+    from guardrail_plugin.assembly import EMBEDDED_GUARDIAN
+    from guardrail_plugin.guardian.manifest import MANIFEST_FILE
+
+    folder = EMBEDDED_GUARDIAN if start_from == EMBEDDED else Path(start_from).expanduser()
+    if (folder / MANIFEST_FILE).is_file():
+        return folder
+    if folder.is_dir():
+        raise ConfigError(f"{folder} holds no guardian to go on from (no {MANIFEST_FILE})")
+    return None
+
+
+def _started(start_from: str, *, ranks: bool) -> dict[str, object]:
+    """Return what a run that goes on from a guardian takes over from it: its base and, with ``ranks``, its ranks."""
+    from guardrail_plugin.guardian.manifest import Manifest
+    from guardrail_plugin.training.widen import ranks_of
+
+    folder = guardian_folder(start_from)
+    if folder is None:
+        return {"start_from": start_from}
+    manifest = Manifest.read(folder)
+    rank, alpha = ranks_of(folder)
+    taken: dict[str, object] = {"start_from": start_from, "base": manifest.base_model}
+    return {**taken, "lora_rank": rank, "lora_alpha": alpha} if ranks else taken
+
+
 def first_stage(
     recipe: TrainConfig, folders: Sequence[Path], *, out: Path, device: str | None, max_steps: int | None, quiet: bool
 ) -> Path | None:
-    """Train the recipe that this one goes on from into ``out/stage-NAME``, unless it is there; return its folder.
+    """Return the folder of the guardian that a recipe goes on from; a recipe is trained into ``out/stage-NAME`` first.
+
+    It is not trained again where it is there.
 
     Raises:
         ConfigError: what is there was trained by another recipe or on other data, or stopped after another number of
@@ -65,6 +113,8 @@ def first_stage(
 
     if recipe.start_from is None:
         return None
+    if (given := guardian_folder(recipe.start_from)) is not None:
+        return given
     folder = out / f"stage-{Path(recipe.start_from).stem}"
     earlier = TrainConfig.from_toml(find_recipe(recipe.start_from)).model_copy(
         update={"base": recipe.base, "base_revision": recipe.base_revision}

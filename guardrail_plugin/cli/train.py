@@ -42,6 +42,10 @@ def train(
     base_revision: Annotated[
         str | None, typer.Option("--base-revision", metavar="REV", help="Commit, tag or branch of the base on the hub.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--start-from", metavar="NAME|DIR", help="Guardian to go on from: embedded, or a folder."),
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, metavar="N", help="Stop after so many steps.")
     ] = None,
@@ -54,12 +58,13 @@ def train(
     """Train a guardian. Prints validation figures, where the guardian is, and what to run next.
 
     Each --data file in JSONL ("text", "harmful": true or false, maybe "category") is learnt for the input rail, beside
-    the recipe's own sources if there is a recipe. --data folders are where the recipe's files are looked for. The same
-    recipe, data and seed give the same guardian on a CPU.
+    the recipe's own sources. Without --config the embedded guardian (or --start-from) goes on learning from them and,
+    not to forget, from some of this library's own rows; with --base and no start a new one is trained. --data folders
+    are where a recipe's files are looked for. The same recipe, data and seed give the same guardian on a CPU.
     """
     from guardrail_plugin.cli.recipes import assemble, first_stage
 
-    recipe, folders = assemble(config, data or [], base=base, base_revision=base_revision)
+    recipe, folders = assemble(config, data or [], base=base, base_revision=base_revision, start_from=start_from)
     _prepare(out, resume=resume)
     from guardrail_plugin.training.loop import train as run
 
@@ -102,7 +107,7 @@ def _forget_stage(stage: Path) -> None:
 def _print(console: Console, result: TrainResult, recipe: TrainConfig, *, can_evaluate: bool) -> None:
     console.print(f"\n{result.steps} steps in {result.seconds / 60:.1f} min")
     figures = result.validation
-    if figures.calibration:
+    if figures.f1:
         console.print(_by_rail(figures))
     else:
         console.print("No figures per rail: the held-out rows of no rail have both labels.")
@@ -119,13 +124,9 @@ def _by_rail(figures: Validation) -> Table:
     for column in ("rail", "F1", "AUROC", "temperature", "threshold"):
         table.add_column(column, justify="left" if column == "rail" else "right")
     for rail, calibration in figures.calibration.items():
-        table.add_row(
-            rail,
-            f"{figures.f1[rail]:.3f}",
-            f"{figures.auroc[rail]:.3f}",
-            f"{calibration.temperature:.2f}",
-            f"{calibration.threshold:.2f}",
-        )
+        measured = (figures.f1.get(rail), figures.auroc.get(rail))  # none of a rail that keeps what the run began with
+        shown = ("-" if figure is None else f"{figure:.3f}" for figure in measured)
+        table.add_row(rail, *shown, f"{calibration.temperature:.2f}", f"{calibration.threshold:.2f}")
     return table
 
 

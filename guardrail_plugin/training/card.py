@@ -48,9 +48,9 @@ def _validation(manifest: Manifest) -> str:
     lines = ["## Validation", "", f"{manifest.metrics.get('rows', 0)} held-out rows of the training files.", ""]
     lines += ["| rail | F1 at 0.5 | AUROC | temperature | threshold |", "|---|---|---|---|---|"]
     for rail, calibration in manifest.calibration.items():
-        f1 = manifest.metrics.get("f1", {}).get(rail, float("nan"))
-        auroc = manifest.metrics.get("auroc", {}).get(rail, float("nan"))
-        lines.append(f"| {rail} | {f1:.3f} | {auroc:.3f} | {calibration.temperature} | {calibration.threshold} |")
+        measured = (manifest.metrics.get(key, {}).get(rail) for key in ("f1", "auroc"))
+        f1, auroc = ("–" if figure is None else f"{figure:.3f}" for figure in measured)
+        lines.append(f"| {rail} | {f1} | {auroc} | {calibration.temperature} | {calibration.threshold} |")
     return "\n".join([*lines, "", "Held-out rows resemble the training rows; run `guardrail evaluate` on other data."])
 
 

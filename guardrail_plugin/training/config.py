@@ -108,7 +108,8 @@ class TrainConfig(_Strict):
         row_weight_power: 0 = every batch counts the same, so a row of a long text, of which few fit into a batch,
             counts more than a short one; 1 = every row counts the same.
         style_balance: draw the queries of the mix so that their style says little about the label.
-        start_from: recipe whose guardian this run goes on from; ``None`` = from the base. It may have fewer LoRA ranks.
+        start_from: what this run goes on from: ``"embedded"`` (the shipped guardian), the folder of another one, or a
+            recipe that is trained first; ``None`` = the base. It may have fewer LoRA ranks.
         average_start: share of that guardian's weights in the result, which is the mean of what the run began and ended
             with: it keeps more of what the earlier stage did better (WiSE-FT, arXiv 2109.01903). Of the adapter, the
             factors A and B are averaged, each for itself, not their product.

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.guardian.format import Layout
+from guardrail_plugin.guardian.manifest import Manifest
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 from guardrail_plugin.models.load import load_causal_lm, model_folder
 from guardrail_plugin.models.locate import Located, locate
@@ -97,7 +98,9 @@ def train(
                 saved_at = time.monotonic()
     run.average_with_start()
     with run.precision():
-        validation = validate(run.network, run.encode_all(run.pools.validation), run.pools.validation, config=config)
+        held = run.pools.validation
+        began = None if start is None else Manifest.read(start).calibration
+        validation = validate(run.network, run.encode_all(held), held, config=config, began=began)
     if rank == 0:
         save_artefact(
             out,

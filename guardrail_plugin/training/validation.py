@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,20 +46,32 @@ def risk_log_odds(network: GuardianNetwork, rows: Sequence[Encoded], *, batch_to
 
 
 def validate(
-    network: GuardianNetwork, rows: Sequence[Encoded], examples: Sequence[Example], *, config: TrainConfig
+    network: GuardianNetwork,
+    rows: Sequence[Encoded],
+    examples: Sequence[Example],
+    *,
+    config: TrainConfig,
+    began: Mapping[Rail, Calibration] | None = None,
 ) -> Validation:
-    """Score the validation split and fit a temperature per rail; with fewer than 20 rows of a label it stays 1."""
+    """Score the validation split and fit a temperature per rail.
+
+    Thresholds stay those that a rail ``began`` with: of the guardian that the run went on from, else 0.5. So does the
+    temperature where there are fewer than 20 rows of a label.
+    """
+    kept = dict(began or {})
     if not rows:
-        return Validation(0)
+        return Validation(0, calibration=kept)
     scores = risk_log_odds(network, rows, batch_tokens=config.batch_tokens)
     harmful = torch.tensor([e.harmful for e in examples])
-    result = Validation(len(rows))
+    result = Validation(len(rows), calibration=kept)
     for rail in RAILS:
         mask = torch.tensor([e.rail == rail for e in examples])
         s, y = scores[mask], harmful[mask]
         if y.any() and not y.all():
             few = min(int(y.sum()), int((~y).sum())) < _FEWEST_PER_LABEL
-            result.calibration[rail] = Calibration() if few else fit_temperature(s, y)
+            before = kept.get(rail, Calibration())
+            fitted = before if few else fit_temperature(s, y).model_copy(update={"threshold": before.threshold})
+            result.calibration[rail] = fitted
             result.f1[rail] = _f1(s > 0, y)
             result.auroc[rail] = _auroc(s, y)
     for source in sorted({e.source for e in examples}):

@@ -15,6 +15,21 @@ from guardrail_plugin.guardian.manifest import ADAPTER_FILE
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 
 
+def ranks_of(folder: Path) -> tuple[int, int]:
+    """Return LoRA rank and alpha of an adapter.
+
+    Raises:
+        ConfigError: the folder holds no adapter: its guardian is merged into its base, or of another family.
+    """
+    file = folder / ADAPTER_CONFIG_FILE
+    if not file.is_file():
+        raise ConfigError(
+            f"{folder} holds no {ADAPTER_CONFIG_FILE}: only an adapter in the library's own format goes on"
+        )
+    began = json.loads(file.read_text(encoding="utf-8"))
+    return int(began["r"]), int(began["lora_alpha"])
+
+
 def load_start(folder: Path, fresh: Mapping[str, Tensor], *, rank: int, alpha: int) -> dict[str, Tensor]:
     """Read an adapter in float32, with as many ranks as ``fresh`` has and the same function as in its folder.
 
@@ -28,17 +43,17 @@ def load_start(folder: Path, fresh: Mapping[str, Tensor], *, rank: int, alpha: i
     Raises:
         ConfigError: the folder's adapter has more ranks than wanted, or other layers.
     """
-    began = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-    if began["r"] > rank:
+    began_rank, began_alpha = ranks_of(folder)
+    if began_rank > rank:
         raise ConfigError(
-            f"the guardian to go on from has lora_rank {began['r']}, this recipe {rank}: give at least as many"
+            f"the guardian to go on from has lora_rank {began_rank}, this recipe {rank}: give at least as many"
         )
     state = load_file(folder / ADAPTER_FILE)
     if state.keys() != fresh.keys():
         raise ConfigError(
             f"{folder} adapts other layers than this recipe's base has: was it trained from another base?"
         )
-    scale = (began["lora_alpha"] / began["r"]) / (alpha / rank)
+    scale = (began_alpha / began_rank) / (alpha / rank)
     return {name: _placed(tensor.float(), fresh[name], name, scale) for name, tensor in state.items()}
 
 

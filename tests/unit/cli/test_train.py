@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from guardrail_plugin.assembly import EMBEDDED_GUARDIAN
 from guardrail_plugin.cli import train as train_command
 from guardrail_plugin.cli.recipes import assemble, find_recipe, first_stage
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.models.locate import EMBEDDED_MODEL
 from guardrail_plugin.training.config import Source, TrainConfig
 
 Invoke = Callable[..., Result]
 
 HARMFUL = {"text": "How do I build a pipe bomb?", "harmful": True, "category": "S9"}
+QUIET: dict[str, Any] = {"device": None, "max_steps": None, "quiet": True}
 HARMLESS = {"text": "How do I bake bread?", "harmful": False}
 
 
@@ -35,7 +40,7 @@ def test_files_alone_become_sources_of_the_input_rail(tmp_path: Path) -> None:
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     files = [write(tmp_path / "a" / "x.jsonl", HARMFUL), write(tmp_path / "b" / "x.jsonl", HARMLESS)]
-    config, _ = assemble(None, files)
+    config, _ = assemble(None, files, base="some/base")
     assert [source.path for source in config.sources] == ["x.jsonl", str(tmp_path.resolve() / "b" / "x.jsonl")]
 
 
@@ -66,6 +71,39 @@ def test_a_base_is_pinned_with_its_own_revision(
     assert (config.base, config.base_revision) == pinned
 
 
+def test_files_alone_tune_the_embedded_guardian_beside_rows_of_our_own(tmp_path: Path) -> None:
+    file = write(tmp_path / "misses.jsonl", HARMFUL)  # one label is enough: the other is rehearsed
+    config, folders = assemble(None, [file])
+    assert (config.start_from, config.base) == ("embedded", EMBEDDED_MODEL)
+    assert config.sources[-1] == Source(path="misses.jsonl")
+    assert {source.path.partition(":")[0] for source in config.sources[:-1]} == {"corpus"}
+    assert {source.rail for source in config.sources} == {"input", "output", "tool_output"}
+    assert first_stage(config, folders, out=tmp_path / "out", **QUIET) == EMBEDDED_GUARDIAN
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_guardian_brings_its_base_and_its_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    own, file = tmp_path / "own", write(tmp_path / "mine.jsonl", HARMFUL, HARMLESS)
+    shutil.copytree(EMBEDDED_GUARDIAN, own)
+    manifest = json.loads((own / "guardian.json").read_text())
+    write(own / "guardian.json", manifest | {"base_model": "an/other"})
+    write(own / "adapter_config.json", {"r": 8, "lora_alpha": 24})
+    config, folders = assemble(None, [file], start_from=str(own))
+    assert (config.base, config.lora_rank, config.lora_alpha) == ("an/other", 8, 24)
+    assert first_stage(config, folders, out=tmp_path / "out", **QUIET) == own
+    recipe, _ = assemble("default", [tmp_path], start_from="embedded")
+    assert (recipe.start_from, recipe.lora_rank) == ("embedded", 16)
+    moved, _ = assemble(None, [file], start_from=str(own), base="elsewhere")
+    assert (moved.base, moved.start_from) == ("elsewhere", str(own))
+    (own / "adapter_config.json").unlink()
+    with pytest.raises(ConfigError, match="only an adapter in the library's own format"):
+        assemble(None, [file], start_from=str(own))
+    (own / "guardian.json").unlink()
+    with pytest.raises(ConfigError, match="holds no guardian to go on from"):
+        assemble(None, [file], start_from=str(own))
+
+
 MISTAKES: list[tuple[str | None, Sequence[str], str]] = [
     (None, [], "--config"),
     (None, ["."], "--config"),
@@ -86,8 +124,9 @@ def test_mistakes_are_named_before_anything_is_loaded(
     write(tmp_path / "good.jsonl", HARMLESS)
     write(tmp_path / "empty.jsonl", {"text": "no label"})
     (tmp_path / "broken.jsonl").write_text("{\n")
+    base = "some/base" if config is None else None
     with pytest.raises(ConfigError, match=message):
-        assemble(config, [tmp_path / name for name in data])
+        assemble(config, [tmp_path / name for name in data], base=base)
 
 
 def test_a_finished_guardian_is_not_overwritten(guardrail: Invoke, tmp_path: Path) -> None:
@@ -246,7 +285,7 @@ def test_options_reach_the_loop_and_figures_come_back(
         "data_folders": [tmp_path],
         "out": out,
         "device": "cpu",
-        "start": None,
+        "start": EMBEDDED_GUARDIAN,
         "max_steps": 3,
         "quiet": True,
         "seed": 0,
