@@ -7,8 +7,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guardrail_plugin.core.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _LAYOUT_VERSION = 1  # raise it when what is written into the folder changes
 
@@ -71,7 +75,7 @@ def convert(gguf: Path, *, quiet: bool = False) -> Path:
             bar.update()
             AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(part)
             bar.update()
-            model.save_pretrained(part)
+            _write(model, part)
             bar.update()
         try:
             part.rename(target)
@@ -81,6 +85,17 @@ def convert(gguf: Path, *, quiet: bool = False) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _write(model: PreTrainedModel, folder: Path) -> None:
+    """Write configuration and weights; ``save_pretrained`` writes nothing on the ranks above 0 of a distributed run."""
+    from safetensors.torch import save_model
+
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.save_pretrained(str(folder))
+    model.generation_config.save_pretrained(str(folder))
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def _require(package: str) -> None:
