@@ -74,3 +74,20 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(gguf, "_require", lambda package: None)
     with pytest.raises(ConfigError, match="XDG_CACHE_HOME"):
         gguf.convert(model, quiet=True)
+
+
+def test_every_rank_of_a_distributed_run_converts_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes of ``torchrun`` on a fresh machine: the faster one's folder is the one that both then read."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda *group: 1)
+    gguf._write(model, tmp_path)
+    monkeypatch.undo()
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(back) is type(model)
+    assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
