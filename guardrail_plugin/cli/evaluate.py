@@ -20,6 +20,7 @@ from guardrail_plugin.core.errors import ConfigError
 if TYPE_CHECKING:
     from guardrail_plugin.core.policy import Policy
     from guardrail_plugin.evals.compare import Comparison
+    from guardrail_plugin.evals.dataset import EvalFile
     from guardrail_plugin.evals.response_figures import ResponseResult
     from guardrail_plugin.evals.responses import Wanted
     from guardrail_plugin.evals.results import RunResult
@@ -121,7 +122,7 @@ def evaluate(
         raise ConfigError("nothing to evaluate on: name JSONL files, or a data folder with --suite")
     wanted = None if responses is None else _wanted(responses)
     opened = open_guardian(
-        guardian, policy=policy, train=train or [], development=development, device=device, dtype=dtype, quiet=quiet
+        guardian, policy=policy, train=train or [], measured=chosen, device=device, dtype=dtype, quiet=quiet
     )
     with opened as (judge, rules):
         options = Options(
@@ -155,14 +156,14 @@ def open_guardian(
     *,
     policy: Path | None = None,
     train: Sequence[str] = (),
-    development: bool = False,
+    measured: Sequence[EvalFile] = (),
     device: str | None,
     quiet: bool,
     dtype: str = "auto",
 ) -> Iterator[tuple[GuardianProtocol, Policy | None]]:
     """Open a guardian or a baseline on a pool, with the policy if there is one; close the pool at the end.
 
-    With ``development`` a baseline learns from no row of the suite's development files, on which it is measured.
+    A baseline learns from no row of what it is measured on.
 
     Raises:
         GuardrailError: weights, an extra, training rows or a sound policy file are missing.
@@ -182,7 +183,7 @@ def open_guardian(
     rules = None if policy is None else Policy.from_toml(policy)
     with InferencePool(devices=None if device is None else [device], on_full="wait") as pool:
         try:
-            judge = open_baseline(name, train=train, development=development, pool=pool, device=device, quiet=quiet)
+            judge = open_baseline(name, train=train, measured=measured, pool=pool, device=device, quiet=quiet)
             yield judge, rules
         except BaseException:
             pool.close(drain_s=0.0)  # whatever is still queued, nobody will read

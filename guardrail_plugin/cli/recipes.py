@@ -57,7 +57,7 @@ def assemble(
         raise ConfigError(f"the given files have no {lacking} row: a guardian learns from both kinds")
     changes: dict[str, object] = {"sources": (*recipe.sources, *(source for source, _ in added))}
     if start_from is not None:
-        changes |= _started(start_from, ranks=config is None)
+        changes |= _started(start_from, recipe if config is None else None)
     if base is not None:
         changes |= {"base": base, "base_revision": base_revision}  # the recipe's revision is of the recipe's base
     elif base_revision is not None:
@@ -82,9 +82,15 @@ def guardian_folder(start_from: str) -> Path | None:
     return None
 
 
-def _started(start_from: str, *, ranks: bool) -> dict[str, object]:
-    """Return what a run that goes on from a guardian takes over from it: its base and, with ``ranks``, its ranks."""
+def _started(start_from: str, tune: TrainConfig | None) -> dict[str, object]:
+    """Return what a run that goes on from a guardian takes over from it: its base and, to ``tune`` it, its ranks.
+
+    It must not hold out what the guardian was trained on, so it holds out no more than that did.
+
+    The base's revision, too, where it is a repository: a recipe's own is that of another base.
+    """
     from guardrail_plugin.guardian.manifest import Manifest
+    from guardrail_plugin.models.locate import EMBEDDED_MODEL
     from guardrail_plugin.training.widen import ranks_of
 
     folder = guardian_folder(start_from)
@@ -92,8 +98,19 @@ def _started(start_from: str, *, ranks: bool) -> dict[str, object]:
         return {"start_from": start_from}
     manifest = Manifest.read(folder)
     rank, alpha = ranks_of(folder)
-    taken: dict[str, object] = {"start_from": start_from, "base": manifest.base_model}
-    return {**taken, "lora_rank": rank, "lora_alpha": alpha} if ranks else taken
+    base = manifest.base_model
+    pinned = base != EMBEDDED_MODEL and not Path(base).expanduser().exists()
+    taken: dict[str, object] = {
+        "start_from": start_from,
+        "base": base,
+        "base_revision": manifest.base_revision if pinned else None,
+    }
+    if tune is None:
+        return taken
+    held = manifest.training.get("validation_fraction")
+    if isinstance(held, float):
+        taken["validation_fraction"] = min(tune.validation_fraction, held)
+    return {**taken, "lora_rank": rank, "lora_alpha": alpha}
 
 
 def first_stage(

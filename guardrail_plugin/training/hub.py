@@ -30,6 +30,8 @@ def hub_rows(source: Source) -> Iterator[dict[str, Any]]:
     columns = source.columns
     if columns is None:
         raise ConfigError(f"{source.path} needs [sources.columns]: which columns hold text and label")
+    if source.exclude_categories and columns.category is None:
+        raise ConfigError(f"{source.path} excludes categories: [sources.columns] must name the column that holds them")
     data = _load(source)
     wanted = (columns.text, columns.label, columns.response, columns.category)
     lacking = [name for name in wanted if name is not None and name not in data.column_names]
@@ -37,6 +39,8 @@ def hub_rows(source: Source) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{source.path} has no column {', '.join(lacking)}; it has {', '.join(data.column_names)}")
     found = False
     for row in data:
+        if columns.category is not None and _excluded(row[columns.category], source.exclude_categories):
+            continue
         shaped = _shaped(row, columns, output=source.rail == "output")
         if shaped is not None:
             found = True
@@ -93,6 +97,11 @@ def _shaped(row: Mapping[str, Any], columns: Columns, *, output: bool) -> dict[s
     return {"text": text, "response": row[columns.response], "response_harmful": harmful, "category": hazard}
 
 
+def _excluded(value: object, prefixes: tuple[str, ...]) -> bool:
+    """Return whether any of a row's categories, as the set names them, begins with one of these."""
+    return any(name.startswith(prefixes) for name in _names(value)) if prefixes else False
+
+
 def _label(value: object, columns: Columns) -> bool | None:
     # A bool is an int in Python: true must not stand for 1.
     def one_of(mapped: tuple[str | bool | int, ...]) -> bool:
@@ -105,10 +114,12 @@ def _label(value: object, columns: Columns) -> bool | None:
 
 def _hazard(value: object, hazards: Mapping[str, str]) -> str | None:
     """Return the first mapped hazard of a category: a name, names with commas between, a list, or names to flags."""
+    return next((hazards[name] for name in _names(value) if name in hazards), None)
+
+
+def _names(value: object) -> list[str]:
     if isinstance(value, str):
-        names = [value, *(name.strip() for name in value.split(","))]
-    elif isinstance(value, Mapping):
-        names = [str(name) for name, holds in value.items() if holds]
-    else:
-        names = [str(name) for name in value] if isinstance(value, list) else []
-    return next((hazards[name] for name in names if name in hazards), None)
+        return [value, *(name.strip() for name in value.split(","))]
+    if isinstance(value, Mapping):
+        return [str(name) for name, holds in value.items() if holds]
+    return [str(name) for name in value] if isinstance(value, list) else []

@@ -182,6 +182,7 @@ class _Run:
             raise ConfigError("average_start is a share of weights that a run goes on from: name them in start_from")
         if folder is not None:
             config = self.config
+            _refuse_seen(folder, config.validation_fraction)
             fresh = get_peft_model_state_dict(self.network.peft, save_embedding_layers=False)
             self.began = load_start(folder, fresh, rank=config.lora_rank, alpha=config.lora_alpha)
             set_peft_model_state_dict(self.network.peft, self.began)
@@ -314,6 +315,20 @@ class _Run:
         for name, tensor in sorted(self.began.items()):
             digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
         self.identity = digest.hexdigest()
+
+
+def _refuse_seen(folder: Path, fraction: float) -> None:
+    """Refuse to hold out more than the start did: of the same files that would be rows which it was trained on.
+
+    Raises:
+        ConfigError: it held out less.
+    """
+    held = Manifest.read(folder).training.get("validation_fraction")
+    if isinstance(held, int | float) and held < fraction:
+        raise ConfigError(
+            f"{folder} was trained with validation_fraction = {held}, so some of the {fraction} that this recipe holds "
+            f"out are rows that it has learnt from: set {held} or less"
+        )
 
 
 def _schedule(step: int, total: int, warmup_fraction: float) -> float:

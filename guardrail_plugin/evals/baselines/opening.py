@@ -11,6 +11,7 @@ from guardrail_plugin.evals.baselines.guardian import BaselineGuardian, Classifi
 from guardrail_plugin.evals.baselines.training import TrainingSets, training_sets
 
 if TYPE_CHECKING:
+    from guardrail_plugin.evals.dataset import EvalFile
     from guardrail_plugin.pool import InferencePool
 
 BASELINES = ("tfidf", "minilm", "zero-shot")
@@ -24,7 +25,7 @@ def open_baseline(
     pool: InferencePool,
     device: str | None = None,
     quiet: bool = False,
-    development: bool = False,
+    measured: Sequence[EvalFile] = (),
 ) -> BaselineGuardian:
     """Build a baseline.
 
@@ -35,7 +36,7 @@ def open_baseline(
         pool: runs the language model of ``zero-shot``.
         device: of the sentence encoder.
         quiet: no progress bars.
-        development: it is measured on the development files, and learns from none of their rows.
+        measured: what it is measured on: it learns from none of these rows.
 
     Raises:
         ConfigError: there is no such baseline, it has nothing to learn from, or a training file is malformed.
@@ -50,7 +51,7 @@ def open_baseline(
         if train:
             raise ConfigError("a zero-shot baseline learns from nothing; leave out --train")
         return BaselineGuardian(_zero_shot(model or None, pool=pool))
-    sets = training_sets(train, development=development)  # read first: a malformed file should not wait for the weights
+    sets = training_sets(train, measured=measured)  # read first: a malformed file should not wait for the weights
     return BaselineGuardian(_trained(kind, sets, device=device, quiet=quiet))
 
 
@@ -66,9 +67,12 @@ def _trained(kind: str, sets: TrainingSets, *, device: str | None, quiet: bool) 
 
 def _zero_shot(model: str | None, *, pool: InferencePool) -> Classifier:
     from guardrail_plugin.evals.baselines.zero_shot import ZeroShotClassifier, answer_ids
-    from guardrail_plugin.models.chat import LocalChat
+    from guardrail_plugin.models.chat import ChatSource, LocalChat
+    from guardrail_plugin.models.guard_files import GuardFiles
 
     chat = LocalChat.register(model, pool=pool)
     encode = partial(chat.template.tokenizer.encode, add_special_tokens=False)
     name = chat.key.removeprefix("chat:").rstrip("/").rpartition("/")[2]
+    weights = GuardFiles.read(ChatSource.find(model).folder).fingerprint  # stored scores go by the id, and names repeat
+    name = f"{name}-{weights}"
     return ZeroShotClassifier(model_id=name, key=chat.key, encode=chat.encode, label_ids=answer_ids(encode), pool=pool)

@@ -1,4 +1,4 @@
-"""The rows that baselines learn from: TRAIN files, never a row of the suite."""
+"""The rows that baselines learn from: TRAIN files, never a row that they are measured on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrainingSets:
 
 
 def training_sets(
-    sources: Sequence[str], *, rows_per_file: int = ROWS_PER_FILE, seed: int = 0, development: bool = False
+    sources: Sequence[str], *, rows_per_file: int = ROWS_PER_FILE, seed: int = 0, measured: Sequence[EvalFile] = ()
 ) -> TrainingSets:
     """Read training rows.
 
@@ -38,7 +38,7 @@ def training_sets(
             evaluates on; a file that the suite uses in part gives its other rows.
         rows_per_file: most rows of one file, drawn at random.
         seed: of that draw.
-        development: leave the development files of a folder out, too: the baseline is measured on them.
+        measured: what the baseline is measured on. Its rows are left out, whatever file they are in.
 
     Raises:
         ConfigError: a source is missing or malformed, or a rail's rows all carry one label.
@@ -47,28 +47,31 @@ def training_sets(
         raise ConfigError("this baseline learns from labelled rows: name TRAIN files or a data folder with --train")
     rows: dict[Rail, list[EvalRow]] = {}
     digest = hashlib.sha256()
-    for found in (found for source in sources for found in _read(source, development=development)):
+    taken = {row.key for file in measured for row in load(file).rows}
+    for read in (read for source in sources for read in _read(source)):
+        found = [row for row in read if row.key not in taken]
         drawn = found if len(found) <= rows_per_file else random.Random(seed).sample(found, rows_per_file)
         for row in drawn:
             rows.setdefault(row.check.rail, []).append(row)
             digest.update(row.key + bytes([row.harmful]))
+    if not rows:
+        raise ConfigError("no training row is left: all that --train names is what the baseline is measured on")
     for rail, kept in rows.items():
         if len({row.harmful for row in kept}) < 2:
             raise ConfigError(f"the training rows of the {rail} rail all carry one label")
     return TrainingSets(rows, digest.hexdigest()[:8])
 
 
-def _read(source: str, *, development: bool) -> Iterator[list[EvalRow]]:
+def _read(source: str) -> Iterator[list[EvalRow]]:
     folder = Path(source)
     if not folder.is_dir():
         yield list(load(EvalFile.parse(source)).rows)
         return
     suite = read_suite()
-    evaluated = suite.files + (suite.development if development else ())
     found = False
     for path in sorted(folder.rglob("*.jsonl")):
         name = path.relative_to(folder).as_posix()
-        taken = [entry for entry in evaluated if entry.path == name]
+        taken = [entry for entry in suite.files if entry.path == name]
         if name in suite.training.skip or any(_whole(entry) for entry in taken):
             continue
         found = True

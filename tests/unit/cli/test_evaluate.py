@@ -78,4 +78,5 @@ def test_a_baseline_is_told_what_it_is_measured_on(
     options = ["--suite", str(tmp_path), "--guardian", "baseline:tfidf", "--train", str(tmp_path)]
     options += ["--development"] if development else []
     assert "enough" in guardrail("evaluate", *options, "--out", str(tmp_path / "out")).stderr
-    assert asked["development"] is development
+    suite = read_suite().development if development else read_suite().files
+    assert asked["measured"] == [entry.file(tmp_path) for entry in suite]

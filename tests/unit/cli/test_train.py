@@ -87,15 +87,20 @@ def test_another_guardian_brings_its_base_and_its_ranks(tmp_path: Path) -> None:
     own, file = tmp_path / "own", write(tmp_path / "mine.jsonl", HARMFUL, HARMLESS)
     shutil.copytree(EMBEDDED_GUARDIAN, own)
     manifest = json.loads((own / "guardian.json").read_text())
-    write(own / "guardian.json", manifest | {"base_model": "an/other"})
+    told = {"base_model": "an/other", "base_revision": "c0ffee", "training": {"validation_fraction": 0.05}}
+    write(own / "guardian.json", manifest | told)
     write(own / "adapter_config.json", {"r": 8, "lora_alpha": 24})
     config, folders = assemble(None, [file], start_from=str(own))
-    assert (config.base, config.lora_rank, config.lora_alpha) == ("an/other", 8, 24)
+    assert (config.base, config.base_revision) == ("an/other", "c0ffee")
+    assert (config.lora_rank, config.lora_alpha, config.validation_fraction) == (8, 24, 0.05)
     assert first_stage(config, folders, out=tmp_path / "out", **QUIET) == own
     recipe, _ = assemble("default", [tmp_path], start_from="embedded")
     assert (recipe.start_from, recipe.lora_rank) == ("embedded", 16)
     moved, _ = assemble(None, [file], start_from=str(own), base="elsewhere")
-    assert (moved.base, moved.start_from) == ("elsewhere", str(own))
+    assert (moved.base, moved.base_revision, moved.start_from) == ("elsewhere", None, str(own))
+    theirs = tmp_path / "theirs.toml"
+    theirs.write_text('base = "ours"\nbase_revision = "v1-of-ours"\n')
+    assert assemble(str(theirs), [tmp_path], start_from="embedded")[0].base_revision is None
     (own / "adapter_config.json").unlink()
     with pytest.raises(ConfigError, match="only an adapter in the library's own format"):
         assemble(None, [file], start_from=str(own))

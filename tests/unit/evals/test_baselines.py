@@ -17,6 +17,7 @@ from guardrail_plugin.evals.baselines.encoder import EncoderClassifier, packaged
 from guardrail_plugin.evals.baselines.guardian import Risk
 from guardrail_plugin.evals.baselines.tfidf import TfidfClassifier
 from guardrail_plugin.evals.baselines.zero_shot import ZeroShotClassifier, answer_ids
+from guardrail_plugin.evals.dataset import EvalFile
 from guardrail_plugin.evals.suite import read_suite
 from guardrail_plugin.pool import InferencePool
 from guardrail_plugin.pool.protocol import ScoreResult
@@ -143,13 +144,24 @@ def test_what_is_measured_on_the_development_files_learns_from_none_of_them(writ
     write_jsonl(f"data/{part.path}", [{"text": f"row {i}", "harmful": True} for i in range(300)])
     folder = [str(tmp_path / "data")]
 
-    learnt = {row.check.text for row in training_sets(folder, development=True).rows["input"]}
+    files = [entry.file(tmp_path / "data") for entry in (whole, part)]
+    learnt = {row.check.text for row in training_sets(folder, measured=files).rows["input"]}
 
-    measured = part.file(tmp_path / "data")
     assert {*BAD, *GOOD} < learnt
     assert "measured" not in learnt
-    assert not any(measured.selects(text=text, category=None) for text in learnt - {*BAD, *GOOD})
+    assert not any(files[1].selects(text=text, category=None) for text in learnt - {*BAD, *GOOD})
     assert "measured" in {row.check.text for row in training_sets(folder).rows["input"]}
+
+
+def test_no_row_that_is_measured_is_learnt_whatever_names_it(write_jsonl, tmp_path):
+    write_jsonl("data/mixed/own.jsonl", rows())
+    write_jsonl("data/mixed/xstest.jsonl", [{"text": "measured", "harmful": True}])
+    measured = [EvalFile(tmp_path / "data/mixed/xstest.jsonl")]
+    for named in ("data", "data/mixed"):
+        learnt = {row.check.text for row in training_sets([str(tmp_path / named)], measured=measured).rows["input"]}
+        assert learnt == {*BAD, *GOOD}
+    with pytest.raises(ConfigError, match="no training row is left"):
+        training_sets([str(measured[0].path)], measured=measured)
 
 
 def test_no_row_of_the_held_out_share_is_learnt(write_jsonl, tmp_path):

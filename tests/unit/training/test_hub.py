@@ -148,3 +148,17 @@ def test_the_hub_recipe_maps_labels_and_names_what_is_gated() -> None:
     assert all(source.columns is not None and source.drop_overlaps for source in hub)
     assert all(source.gated for source in hub if "wildguard" in source.path)
     assert recipe.evaluation == TrainConfig.from_toml(CORPUS.parent / "recipes" / "default.toml").evaluation
+
+
+def test_rows_of_excluded_categories_are_left_out_by_the_sets_own_names(make_set: MakeSet) -> None:
+    rows = [
+        {"t": "a", "y": "unsafe", "c": "Copyright"},
+        {"t": "b", "y": "unsafe", "c": "Violence"},
+        {"t": "c", "y": "safe", "c": "Politics, Copyright/Lyrics"},
+    ]
+    columns = {"text": "t", "label": "y", "harmful": ["unsafe"], "harmless": ["safe"], "hazards": {"Violence": "S1"}}
+    told = {"path": make_set(rows), "exclude_categories": ["Copyright"]}
+    source = Source.model_validate({**told, "columns": {**columns, "category": "c"}})
+    assert [example.text for example in load_source(source, [])] == ["b"]
+    with pytest.raises(ConfigError, match="excludes categories"):
+        load_source(Source.model_validate({**told, "columns": columns}), [])

@@ -12,6 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from guardrail_plugin.assembly import EMBEDDED_GUARDIAN  # noqa: E402
+from guardrail_plugin.cli.recipes import assemble  # noqa: E402
+from guardrail_plugin.core.errors import ConfigError  # noqa: E402
+from guardrail_plugin.guardian.manifest import Manifest  # noqa: E402
 from guardrail_plugin.training import loop  # noqa: E402
 from guardrail_plugin.training.config import Source, TrainConfig  # noqa: E402
 from guardrail_plugin.training.mix import Pools  # noqa: E402
@@ -112,3 +116,15 @@ def test_steps_go_on_where_they_were_though_epochs_differ_in_length(monkeypatch:
         assert [step for step, _ in whole] == list(range(16))
         for done in range(16):
             assert list(made.steps(done, 16)) == whole[done:]
+
+
+def test_a_run_holds_out_no_more_than_its_start_did(tmp_path: Path) -> None:
+    """More would be rows that the start has learnt from."""
+    held = Manifest.read(EMBEDDED_GUARDIAN).training["validation_fraction"]
+    loop._refuse_seen(EMBEDDED_GUARDIAN, held)
+    with pytest.raises(ConfigError, match=f"set {held} or less"):
+        loop._refuse_seen(EMBEDDED_GUARDIAN, held + 0.01)
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"text": "Which boats float?", "harmful": false}\n')
+    tune, _ = assemble(None, [mine])
+    assert tune.validation_fraction <= held
