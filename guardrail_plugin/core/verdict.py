@@ -32,9 +32,9 @@ class Verdict:
         windows: number of overlapping windows and views that were scored; the verdict is the worst of them.
         truncated: part of the text was not looked at (only with an explicit window budget; never silently).
         native_label: the guardian family's own label where it differs from ours.
-        members: of several guardians that are asked as one, where any of them suffices to stop a text: all verdicts.
-            A policy acts on the strictest.
-        incomplete: one of them gave no verdict: what this one lets pass has not been judged.
+        members: other verdicts that suffice to stop the text: on parts of it that tell of other hazards than its worst
+            part, and of several guardians that are asked as one. A policy acts on the strictest.
+        incomplete: one of them is missing: what this one lets pass has not been judged.
         stand_in: it takes the place of another guardian's that could not be had, for this call alone: caches do not
             keep it.
     """

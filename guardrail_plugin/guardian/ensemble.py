@@ -125,7 +125,8 @@ class EnsembleGuardian:
         made = _signed(self._combine(verdicts), self._id, verdicts)
         if not self._any_harm:
             return made
-        return replace(made, members=tuple(verdicts), incomplete=made.incomplete or failure is not None)
+        members = tuple(one for verdict in verdicts for one in (verdict, *verdict.members))
+        return replace(made, members=members, incomplete=made.incomplete or failure is not None)
 
 
 def margin(verdict: Verdict) -> float:
@@ -159,7 +160,8 @@ def _mean(verdicts: Sequence[Verdict]) -> Verdict:
     hazards = {code: math.fsum(one.hazards.get(code, 0.0) for one in verdicts) / n for code in sorted(codes)}
     top = _furthest(verdicts)
     named = max(hazards, key=hazards.__getitem__, default=top.hazard)
-    return replace(top, harmful=risk >= threshold, risk=risk, threshold=threshold, hazards=hazards, hazard=named)
+    mixed = replace(top, harmful=risk >= threshold, risk=risk, threshold=threshold, hazards=hazards, hazard=named)
+    return replace(mixed, members=())
 
 
 def _signed(verdict: Verdict, guardian_id: str, verdicts: Sequence[Verdict]) -> Verdict:

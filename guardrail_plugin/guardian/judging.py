@@ -27,6 +27,7 @@ Judging: TypeAlias = Generator[list[ScoreRequest], Results, list[CheckOutcome]]
 NAMING_FLOOR = 0.05
 # The same where there is a name already, which a second look may only correct.
 RENAMING_FLOOR = 0.25
+_UNNAMED = 3
 _ALMOST_0 = 1e-12
 _ROUNDING = 1e-3  # float32 log-probabilities may end a little above zero
 # Rails that a guardian may be calibrated for under another name: its own format shows a document as a tool's output.
@@ -45,11 +46,24 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """The worst window so far: its ids, what was read, and the risk after calibration."""
+    """One window: its ids, what was read, and the risk after calibration."""
 
     content: Sequence[int]
     reading: Reading
     risk: float
+
+    def share(self, native: str) -> float:
+        """Return the part of the risk that is this harm."""
+        total = math.fsum(self.reading.shares.values())
+        return self.risk * self.reading.shares.get(native, 0.0) / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The worst window of a check, and the others that a policy may care for: each the worst of another harm."""
+
+    windows: tuple[_Finding, ...]
+    incomplete: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +94,15 @@ class Judge:
         passes = [p for plan in plans if isinstance(plan, _Plan) for window in plan.passes for p in window]
         answers = iter(_answers(passes, (yield self._requests(passes))))
         findings = [
-            self._worst(check, plan, answers) if isinstance(plan, _Plan) else plan
+            self._found(check, plan, answers) if isinstance(plan, _Plan) else plan
             for check, plan in zip(checks, plans, strict=True)
         ]
         asked = {
-            i: questions
+            (i, k): questions
             for i, (check, found) in enumerate(zip(checks, findings, strict=True))
-            if isinstance(found, _Finding) and (questions := self._naming(check, found))
+            if isinstance(found, _Found)
+            for k, finding in enumerate(found.windows)
+            if (questions := self._naming(check, finding))
         }
         naming = [p for questions in asked.values() for p in questions]
         if naming:
@@ -94,8 +110,8 @@ class Judge:
                 named = iter(_answers(naming, (yield self._requests(naming))))
             except (GuardianError, PoolError):
                 named = iter([GuardianError("the harm was not named")] * len(naming))
-            for i, questions in asked.items():
-                findings[i] = self._named(findings[i], [next(named) for _ in questions])
+            rows = {place: [next(named) for _ in questions] for place, questions in asked.items()}
+            findings = [self._named(found, i, rows) for i, found in enumerate(findings)]
         seconds = time.monotonic() - started
         return [
             self._verdict(check, found, plan, seconds)
@@ -131,22 +147,33 @@ class Judge:
             for branch in one.labels.branches
         ]
 
-    def _worst(self, check: Check, plan: _Plan, answers: Iterator[_Answer]) -> _Finding | GuardrailError:
-        """Return the riskiest window. Takes exactly the check's own answers, whatever they are."""
+    def _found(self, check: Check, plan: _Plan, answers: Iterator[_Answer]) -> _Found | GuardrailError:
+        """Return the windows that count. Takes exactly the check's own answers, whatever they are.
+
+        A window that could not be read is a failure, unless another one is harmful.
+        """
         calibration = self._calibration_of(check.rail)
         rows = [[next(answers) for _ in questions] for questions in plan.passes]
-        worst: _Finding | None = None
-        for content, row in zip(plan.windows, rows, strict=True):
-            sound = _sound(row)
-            if isinstance(sound, GuardrailError):
-                return sound
-            reading = self.family.read(sound)
-            if not 0.0 <= reading.risk <= 1.0 + 2 * _ROUNDING:  # sums over spellings round above one where all is sure
-                return VerdictParseError("the model returned numbers that are no probabilities")
-            risk = scaled(reading.risk, calibration)
-            if worst is None or risk > worst.risk:
-                worst = _Finding(content, reading, risk)
-        return worst or InputError("there is no text to check: nothing of it is left as tokens")
+        read = [self._finding(content, row, calibration) for content, row in zip(plan.windows, rows, strict=True)]
+        found = [one for one in read if isinstance(one, _Finding)]
+        failure = next((one for one in read if isinstance(one, GuardrailError)), None)
+        worst = max(found, key=lambda one: one.risk, default=None)
+        if failure is not None and (worst is None or worst.risk < calibration.threshold):
+            return failure
+        if worst is None:
+            return InputError("there is no text to check: nothing of it is left as tokens")
+        return _Found((worst, *_of_other_harms(worst, found)), failure is not None)
+
+    def _finding(
+        self, content: Sequence[int], row: Sequence[_Answer], calibration: Calibration
+    ) -> _Finding | GuardrailError:
+        sound = _sound(row)
+        if isinstance(sound, GuardrailError):
+            return sound
+        reading = self.family.read(sound)
+        if not 0.0 <= reading.risk <= 1.0 + 2 * _ROUNDING:  # sums over spellings round above one where all is sure
+            return VerdictParseError("the model returned numbers that are no probabilities")
+        return _Finding(content, reading, scaled(reading.risk, calibration))
 
     def _calibration_of(self, rail: Rail) -> Calibration:
         known = self.calibration.get(rail) or self.calibration.get(_CALIBRATED_AS.get(rail, rail))
@@ -156,20 +183,30 @@ class Judge:
         floor = RENAMING_FLOOR if found.reading.shares else NAMING_FLOOR
         return self.family.naming(check, found.content) if found.risk >= floor else ()
 
-    def _named(self, found: _Finding | GuardrailError, row: Sequence[_Answer]) -> _Finding | GuardrailError:
-        """Return the finding with its harm named; a failure to name it takes nothing from the risk."""
-        sound = _sound(row)
-        if isinstance(found, GuardrailError) or isinstance(sound, GuardrailError):
+    def _named(
+        self, found: _Found | GuardrailError, place: int, rows: Mapping[tuple[int, int], Sequence[_Answer]]
+    ) -> _Found | GuardrailError:
+        """Return the windows with their harm named; a failure to name it takes nothing from the risk."""
+        if isinstance(found, GuardrailError):
             return found
-        return replace(found, reading=self.family.name_harm(found.reading, sound))
+        windows = list(found.windows)
+        for k, finding in enumerate(windows):
+            sound = _sound(rows.get((place, k), ()))
+            if sound and not isinstance(sound, GuardrailError):
+                windows[k] = replace(finding, reading=self.family.name_harm(finding.reading, sound))
+        return replace(found, windows=tuple(windows))
 
     def _verdict(
-        self, check: Check, found: _Finding | GuardrailError, plan: _Plan | GuardrailError, seconds: float
+        self, check: Check, found: _Found | GuardrailError, plan: _Plan | GuardrailError, seconds: float
     ) -> CheckOutcome:
         if isinstance(plan, GuardrailError):
             return plan
         if isinstance(found, GuardrailError):
             return found
+        worst, *others = (self._verdict_on(check, one, plan, seconds) for one in found.windows)
+        return replace(worst, members=tuple(others), incomplete=found.incomplete)
+
+    def _verdict_on(self, check: Check, found: _Finding, plan: _Plan, seconds: float) -> Verdict:
         threshold = self._calibration_of(check.rail).threshold
         shares = found.reading.shares
         native = max(shares, key=shares.__getitem__, default=None)
@@ -195,12 +232,26 @@ class Judge:
     def _hazards(self, found: _Finding) -> dict[str, float]:
         """Return the risk shared out over the hazard codes; harm without a code is in the risk alone."""
         hazards: dict[str, float] = {}
-        total = math.fsum(found.reading.shares.values())
-        for native, share in found.reading.shares.items():
+        for native in found.reading.shares:
             code = self.family.codes.get(native)
             if code is not None:
-                hazards[code] = hazards.get(code, 0.0) + (found.risk * share / total if total > 0 else 0.0)
+                hazards[code] = hazards.get(code, 0.0) + found.share(native)
         return hazards
+
+
+def _of_other_harms(worst: _Finding, found: Sequence[_Finding]) -> list[_Finding]:
+    """Return, per harm, the window in which it is likeliest, where that is another one than the worst.
+
+    A policy may allow the harm of the worst window. Where none is named yet, the next riskiest ones are returned.
+    """
+    others = [one for one in found if one is not worst and one.risk >= NAMING_FLOOR]
+    chosen: list[_Finding] = []
+    for native in dict.fromkeys(native for one in others for native in one.reading.shares):
+        likeliest = max((worst, *others), key=lambda one: one.share(native))
+        if likeliest is not worst and likeliest.share(native) >= NAMING_FLOOR and likeliest not in chosen:
+            chosen.append(likeliest)
+    unnamed = sorted((one for one in others if not one.reading.shares), key=lambda one: -one.risk)
+    return [*chosen, *unnamed[:_UNNAMED]]
 
 
 def scaled(risk: float, calibration: Calibration) -> float:

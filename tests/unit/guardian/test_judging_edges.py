@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from guardrail_plugin.core.conversation import Check, Message
+from guardrail_plugin.core.errors import GuardianError
+from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.core.verdict import Rail, Verdict
 from guardrail_plugin.guardian import asking
 from guardrail_plugin.guardian.canaries import HARMFUL, INJECTION, harmful_for
@@ -169,3 +171,63 @@ def test_a_classifier_of_injections_passes_the_self_test() -> None:
         return [math.log(1 - risk), math.log(risk)]
 
     Guardian(family=family, pool=Pool(injected), model_key="m").self_test()  # type: ignore[arg-type]
+
+
+def sure_of(**texts: dict[str, float]) -> Any:
+    """Labels by what a window holds: the first of these words that is in it decides."""
+
+    def answer(request: ScoreRequest) -> list[float]:
+        seen = bytes(i for i in request.input_ids if i < 256).decode()
+        shares = next((shares for word, shares in texts.items() if word in seen), {"safe": 1.0})
+        return [math.log(shares.get(label, 1e-9)) for label in LAYOUT.labels]
+
+    return answer
+
+
+PARTS = "adult " + "and so on, " * 100 + "bomb"
+
+
+@pytest.mark.parametrize(
+    ("hazards", "action"),
+    [
+        ({}, "block"),
+        ({"S12": {"action": "allow"}}, "block"),
+        ({"S12": {"action": "allow"}, "S9": {"action": "allow"}}, "allow"),
+        ({"S12": {"action": "allow"}, "S9": {"action": "escalate"}}, "escalate"),
+        ({"S12": {"threshold": 0.999}}, "block"),
+    ],
+)
+def test_an_allowed_hazard_hides_no_other_one_in_the_same_text(hazards: dict[str, Any], action: str) -> None:
+    pool = Pool(sure_of(adult={"safe": 0.01, "S12": 0.99}, bomb={"safe": 0.03, "S9": 0.97}))
+    verdict = own(pool).check(PARTS)
+    assert (verdict.hazard, [one.hazard for one in verdict.members]) == ("S12", ["S9"])
+    assert Policy(hazards=hazards).action(verdict) == action
+
+
+def test_a_window_that_cannot_be_read_takes_nothing_from_the_harm_in_another() -> None:
+    class Failing(Pool):
+        def score_many(self, requests: Sequence[ScoreRequest], *, timeout_s: float | None) -> list[ScoreResult]:
+            results: list[Any] = super().score_many(requests, timeout_s=timeout_s)
+            return [
+                GuardianError("poisoned") if 0x7E in request.input_ids else result
+                for request, result in zip(requests, results, strict=True)
+            ]
+
+    guardian = own(Failing(sure_of(bomb={"safe": 0.03, "S9": 0.97})))
+    verdict = guardian.check("bomb " + "and so on, " * 100 + "~")
+    assert (verdict.harmful, verdict.incomplete) == (True, True)
+    assert Policy(on_failure="allow").action(verdict) == "block"
+    with pytest.raises(GuardianError, match="poisoned"):
+        guardian.check("boats " + "and so on, " * 100 + "~")
+
+
+@pytest.mark.parametrize("blank", [" \n", "\n\t", "\u3000\u2028", "\u2800 ", ". ; ", "\U0001f600\u200b ,"])
+def test_words_that_stand_far_apart_are_judged_together(blank: str) -> None:
+    words = ["how", "to", "build", "a", "bomb"]
+
+    def answer(request: ScoreRequest) -> list[float]:
+        seen = bytes(i for i in request.input_ids if i < 256).decode(errors="replace")
+        harm = 0.98 if {"build", "bomb"} <= set(seen.replace(".", " ").split()) else 1e-6
+        return [math.log({"safe": 1 - harm, "S9": harm}.get(label, 1e-9)) for label in LAYOUT.labels]
+
+    assert own(Pool(answer)).check((blank * 400).join(words)).harmful

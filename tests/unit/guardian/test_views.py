@@ -270,3 +270,19 @@ def test_many_forged_turns_make_few_views() -> None:
     text = "<|im_end|>".join(f"turn {i} of many" for i in range(500))
     assert len(views(text)) <= 9
     assert any("turn 250 of many" in view for view in views(text)[1:])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a | b\n" + "-" * 80 + "\nc | d\n" + "-" * 80 + "\n" + "=" * 80 + "\n" + "-" * 80,
+        "def f():\n" + "                return 1\n" * 60,
+        '{\n            "a": [\n                1\n            ]\n}' * 20,
+    ],
+)
+def test_tables_and_code_have_one_view(text: str) -> None:
+    assert views(text) == (text,)
+
+
+def test_filling_is_cut_short_and_lines_stay_lines() -> None:
+    assert views("a" + " \n" * 400 + "b" + ".;" * 200 + "c")[-1] == "a\nb. c"
