@@ -44,7 +44,7 @@ class GuardrailMiddleware:
     ``app.add_middleware(GuardrailMiddleware, paths=["/chat"])``, in an application with ``guardrail_lifespan``.
 
     Args:
-        paths: exact paths whose bodies are judged.
+        paths: exact paths whose bodies are judged, as the application's router sees them, or with a prefix before.
         input_key: where the user's text or messages are in a body; as ``guard(input_key=...)``.
         on_block: makes the answer to a blocked body, in the application's own format.
         max_body_bytes: larger bodies are refused (413).
@@ -77,7 +77,7 @@ class GuardrailMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge, then pass on or answer. Cancellation: passes to the guardian, which withdraws the work."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
+        if scope["type"] != "http" or scope["method"] != "POST" or self._paths.isdisjoint(_paths_of(scope)):
             await self._app(scope, receive, send)
             return
         raw = await self._body(Request(scope, receive))
@@ -126,6 +126,12 @@ class GuardrailMiddleware:
         outcome = await run_async(flow, service.guardian)
         service.observers.rail(RailEvent.of(outcome, policy=policy, seconds=monotonic() - started))
         return outcome
+
+
+def _paths_of(scope: Scope) -> tuple[str, str]:
+    """Return the path as it was asked for, and as the router sees it: below a proxy's prefix, or a mount."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path, path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 class _Replay:

@@ -66,11 +66,6 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise bad_request("messages must be a list of messages.", param="messages")
-    template = body.get("chat_template") or as_object(body.get("chat_template_kwargs")).get("chat_template")
-    if template:
-        raise bad_request(
-            "What a chat template of your own makes of the messages cannot be judged.", param="chat_template"
-        )
     rails, turns = desk.settings.rails, desk.settings.context_turns
 
     def read() -> tuple[Turn | InputError, History, dict[int, ToolOutput]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from guardrail_gateway.bodies import as_object
 from guardrail_gateway.problems import Problem
-from guardrail_gateway.reading import ToolOutput, read_tool_output, readable
+from guardrail_gateway.reading import SAID, ToolOutput, read_tool_output, readable, text_beside
 from guardrail_gateway.settings import GatewayRail, GatewaySettings
 from guardrail_gateway.steps import Step, loop_end, read_steps, text_of, unread_in
 from guardrail_plugin import Check, InputError, Message
@@ -80,10 +80,11 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
     system = [_turn(instructions), *system] if "user" in roles else [_turn(instructions)]
     if settings.trust_system:
         system = []
-    beside: list[Check | Uncheckable] = [*_names(messages, roles, trusted=settings.trust_system)]
-    # Without a user turn all that is there is judged as one.
+    beside: list[Check | Uncheckable] = [*_beside(messages, roles, trusted=settings.trust_system)]
+    # Without a user turn all that is there is judged as one, and what the model is made to say, beside its text, too.
     stop = len(roles) - roles[::-1].index("user") if "user" in roles else len(roles)
-    end = loop_end(messages, said, stop)
+    start = stop if "user" in roles else 0
+    end = loop_end(messages, said, start)
     begun = read_steps(messages, said, span=range(end, len(said)))
     if text := text_of(begun):
         beside.append(Check(text, rail="input", context=_context(said[:stop], turns)))
@@ -100,7 +101,7 @@ def read_history(messages: Sequence[object], settings: GatewaySettings, *, instr
         beside=tuple(beside),
         system=tuple(turn for turn in system if turn is not None),
         earlier=(*earlier, *shown),
-        steps=read_steps(messages, said, span=range(stop, end), asked=_asked(said[:stop])),
+        steps=read_steps(messages, said, span=range(start, end), asked=_asked(said[:stop])),
         tool_outputs=old,
     )
 
@@ -159,8 +160,14 @@ def _asked(said: Sequence[Message]) -> Asked:
     return Asked(query if len(query) <= 2 * _QUERY_END else f"{query[:_QUERY_END]}\n{query[-_QUERY_END:]}")
 
 
-def _names(messages: Sequence[object], roles: Sequence[str], *, trusted: bool) -> list[Check]:
+def _beside(messages: Sequence[object], roles: Sequence[str], *, trusted: bool) -> list[Check]:
+    """Return what messages say beside their content: names of speakers, and keys that a server's template may show."""
     whose = ("user",) if trusted else ("user", "system")
-    given = [as_object(message).get("name") for message, role in zip(messages, roles, strict=True) if role in whose]
-    names = dict.fromkeys(name for name in given if isinstance(name, str) and name.strip())
-    return [Check("\n".join(names), rail="input")] if names else []
+    given = [as_object(message) for message, role in zip(messages, roles, strict=True) if role in whose]
+    names = [message.get("name") for message in given]
+    try:
+        others = [text for message in given for text in text_beside(message, SAID)]
+    except InputError as error:
+        raise Problem.of(error) from None
+    told = (dict.fromkeys(name for name in names if isinstance(name, str) and name.strip()), dict.fromkeys(others))
+    return [Check("\n".join(texts), rail="input") for texts in told if texts]

@@ -1,13 +1,14 @@
-"""What a chat request tells a model beside its messages: servers have parameters of their own that hold text."""
+"""What a request tells a model beside its messages: servers have parameters of their own that hold text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from guardrail_gateway.reading import is_word
-from guardrail_plugin.runnables.content import strings_in
+from guardrail_gateway.bodies import as_object
+from guardrail_gateway.problems import bad_request
+from guardrail_gateway.reading import text_beside
 
-_SETTINGS = frozenset(
+CHAT_SETTINGS = frozenset(
     {
         "messages", "model", "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
         "max_completion_tokens", "max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "prediction",
@@ -22,16 +23,31 @@ _SETTINGS = frozenset(
 for descriptions of tools and of schemas, which are not looked at."""
 
 
-def said_beside(body: Mapping[str, object]) -> str:
+RESPONSES_SETTINGS = frozenset(
+    {
+        "input", "model", "instructions", "background", "conversation", "include", "max_output_tokens",
+        "max_tool_calls", "metadata", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key",
+        "prompt_cache_retention", "reasoning", "safety_identifier", "service_tier", "store", "stream",
+        "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p", "truncation", "user",
+        "presence_penalty", "frequency_penalty", "seed", "stop", "structured_outputs",
+    }
+)  # fmt: skip
+"""Those of the Responses API. Instructions, and the variables of a stored prompt, are judged with the input."""
+
+_TEMPLATE = "chat_template"
+_VARIABLES = "chat_template_kwargs"
+
+
+def said_beside(body: Mapping[str, object], *, known: frozenset[str] = CHAT_SETTINGS) -> str:
     """Return the text under keys that are none of these: documents, tool prompts, variables of templates.
 
     Raises:
         InputError: it is nested without end.
+        Problem: 400, it holds a chat template.
     """
-    found = [
-        text
-        for key, value in body.items()
-        if key not in _SETTINGS and isinstance(value, str | list | dict)
-        for text in strings_in(value, keys=True)
-    ]
-    return "\n".join(text for text in found if text.strip() and not is_word(text))
+    variables = body.get(_VARIABLES)
+    if body.get(_TEMPLATE) or as_object(variables).get(_TEMPLATE):
+        raise bad_request("What a chat template of your own makes of the messages cannot be judged.", param=_TEMPLATE)
+    told = text_beside(body, known | {_VARIABLES})
+    told += text_beside(variables if isinstance(variables, dict) else {_VARIABLES: variables}, frozenset())
+    return "\n".join(told)

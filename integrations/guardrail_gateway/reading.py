@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
@@ -14,9 +16,13 @@ from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.answers import ChunkReader
 from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import as_json
-from guardrail_plugin.runnables.content import read_content
+from guardrail_plugin.runnables.content import read_content, strings_of_data
 from guardrail_plugin.runnables.views import Turn, read_turn
 
+SAID = frozenset({"role", "type", "content", "name"})
+"""Keys of a message that are read as what they are."""
+
+_SETTING_CHARS = 40
 _TAIL = 64
 """Messages that are looked at first: long histories are read from their end, until the latest turn is complete."""
 
@@ -38,6 +44,10 @@ _CHOICE = frozenset(
     }
 )  # fmt: skip
 """Keys in which no reader sees text of the answer. Strings under any other key are judged with it."""
+
+_PADDING = ("obfuscation", "p")
+"""Random characters with which OpenAI and Mistral hide how long a chunk's text is."""
+_PADDED = re.compile(r"[A-Za-z0-9_-]*")
 
 
 def read_question(messages: Sequence[object], *, context_turns: int) -> Turn | InputError:
@@ -112,11 +122,28 @@ def read_tool_outputs(messages: Sequence[object]) -> dict[int, ToolOutput]:
 
 
 def read_tool_output(message: Mapping[str, object]) -> ToolOutput:
-    """Return what is judged of a tool's message: what it returned, and a name that is more than a name."""
+    """Return what is judged of a tool's message: what it returned, a name that is more than a name, and other keys."""
     name = message.get("name")
     said = [name] if isinstance(name, str) and not is_word(name) else []
+    said += text_beside(message, SAID)
     content = read_content(message.get("content"))
     return ToolOutput(Check("\n".join([*said, content.text]), rail="tool_output"), content.files)
+
+
+def text_beside(told: Mapping[str, object], known: frozenset[str]) -> list[str]:
+    """Return the text under keys that are not known. A short word right under a key is a setting, or an id.
+
+    Raises:
+        InputError: it is nested without end.
+    """
+    others = [value for key, value in told.items() if key not in known and isinstance(value, str | list | dict)]
+    found: list[str] = []
+    for value in others:
+        if not (is_word(value) and isinstance(value, str) and len(value) <= _SETTING_CHARS):
+            values = strings_of_data(value, keys=False)
+            keys = Counter(strings_of_data(value, keys=True)) - Counter(values)
+            found += [*values, *(key for key in keys if not is_word(key))]
+    return [text for text in found if text.strip()]
 
 
 def is_word(value: object) -> bool:
@@ -127,6 +154,15 @@ def is_word(value: object) -> bool:
 def unknown_text(value: Mapping[str, object], known: frozenset[str]) -> JsonObject:
     """Return what an object holds under keys that are not known: a rail judges what it does not know."""
     return {key: inner for key, inner in value.items() if key not in known and inner}
+
+
+def _unpadded(event: JsonObject) -> JsonObject:
+    """Return a chunk without its padding: judged as text, it would stand between the pieces of every word."""
+    return {
+        key: value
+        for key, value in event.items()
+        if key not in _PADDING or not isinstance(value, str) or not _PADDED.fullmatch(value)
+    }
 
 
 def as_message(said: Mapping[str, object], extra: Mapping[str, object]) -> str | AIMessageChunk:
@@ -175,6 +211,7 @@ class ChoiceReader:
         self.head: JsonObject = {}
         self._reader = ChunkReader()
         self._said: list[str] = []
+        self._beside: JsonObject = {}
 
     @property
     def text(self) -> str:
@@ -189,10 +226,17 @@ class ChoiceReader:
         choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
         delta = choice.get("delta")
         known = _CHOICE | {"delta"} if isinstance(delta, dict) else _CHOICE
-        extra = {**unknown_text(event, _TOP), **unknown_text(choice, known)}
-        part = self._reader.read(as_message(as_object(delta), extra))
+        extra = self._new({**unknown_text(_unpadded(event), _TOP), **unknown_text(choice, known)})
+        part = self._reader.read(as_message(as_object(delta), {}))
+        if extra:
+            part = _beside(part, self._reader.read(as_message({}, extra)))
         self._said.append(part.answer)
         return part
+
+    def _new(self, extra: JsonObject) -> JsonObject:
+        """Return what the chunk before did not say, too: some servers repeat their citations in every chunk."""
+        before, self._beside = self._beside, extra
+        return {key: value for key, value in extra.items() if key not in before or before[key] != value}
 
     def rest(self) -> tuple[Check, ...]:
         """Return the checks of the tool calls that the chunks add up to."""
@@ -201,6 +245,12 @@ class ChoiceReader:
     def nothing(self) -> Uncheckable | None:
         """Tell that there was no text, or something that no rail can read."""
         return self._reader.nothing()
+
+
+def _beside(part: Part, other: Part) -> Part:
+    """Return a part of an answer with what its chunk says elsewhere, which is no part of the answer's words."""
+    told = f"{part.reasoning}{other.answer}{other.reasoning}"
+    return replace(part, reasoning=told, acts=part.acts or other.acts, unread=part.unread or other.unread)
 
 
 def whole_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> str | AIMessageChunk:

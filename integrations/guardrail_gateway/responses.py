@@ -15,6 +15,7 @@ from guardrail_gateway.completions import FILTERED, instead
 from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of, desk_of, forwarded, gateway_of
 from guardrail_gateway.history import History, read_history
+from guardrail_gateway.parameters import RESPONSES_SETTINGS, said_beside
 from guardrail_gateway.problems import Problem, bad_request
 from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
@@ -22,7 +23,7 @@ from guardrail_gateway.responses_reading import as_messages, server_outputs, who
 from guardrail_gateway.responses_stream import guarded_response, written
 from guardrail_gateway.responses_withheld import without_text
 from guardrail_gateway.upstream import UpstreamError
-from guardrail_plugin import InputError
+from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Allowed, Blocked, Edited
 from guardrail_plugin.runnables.content import text_in
 from guardrail_plugin.runnables.views import Turn
@@ -65,6 +66,8 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
         history = read_history(messages, settings, instructions=instructions)
         ran = server_outputs(body.get("input"), messages, everything=settings.history == "all")
         history = replace(history, tool_outputs={**history.tool_outputs, **ran})
+        if said := said_beside(body, known=RESPONSES_SETTINGS):
+            history = replace(history, beside=(*history.beside, Check(said, rail="input")))
         outputs = read_tool_outputs(messages) if "tool_output" in rails else {}
         return read_question(messages, context_turns=settings.context_turns), history, outputs
 

@@ -71,13 +71,14 @@ def _as_message(item: object) -> object:
     if kind == "message":
         # Tools answer in items of their own: a message in a tool's name is the caller's.
         role = told.get("role", "user")
-        beside = {key: value for key, value in told.items() if key not in _PLAIN} if role == "assistant" else {}
+        beside = {key: value for key, value in told.items() if key not in _PLAIN}
         told_role = "user" if role in ("tool", "function") else role
         return {**beside, "role": told_role, "content": _content(told.get("content"))}
     if kind == "mcp_approval_response" and isinstance(told.get("reason"), str) and told["reason"]:
         return {"role": "user", "content": told["reason"]}
     if isinstance(kind, str) and kind.endswith(_OUTPUTS):
         return {
+            **{key: value for key, value in told.items() if key not in (*_NAMED, "output")},
             "role": "tool",
             "tool_call_id": str(told.get("call_id", "")),
             "content": _returned(told.get("output")),
@@ -151,6 +152,15 @@ def output_text(output: object) -> str:
     return output if isinstance(output, str) else text_in(output) or as_json(output)
 
 
+def _without_logprobs(item: Mapping[str, object]) -> dict[str, object]:
+    """Return an item without its texts' tokens again, and the words that were not chosen."""
+    parts = item.get("content")
+    if not isinstance(parts, list):
+        return dict(item)
+    kept = [{k: v for k, v in part.items() if k != "logprobs"} if isinstance(part, dict) else part for part in parts]
+    return {**item, "content": kept}
+
+
 def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
     """Return a response as what the output rail judges: texts, reasoning, each call, and what else it says."""
     blocks: list[str | dict[str, object]] = []
@@ -169,7 +179,7 @@ def whole_answer(response: Mapping[str, object]) -> AIMessageChunk:
             calls.append(tool_call_chunk(name=str(told.get("name", kind)), args=text, id=None, index=position))
             blocks += _shown(given)
         else:
-            blocks.append(dict(told))
+            blocks.append(_without_logprobs(told))
     if more := unknown_text(response, ECHOED):
         blocks.append({"type": "more", "more": more})
     return AIMessageChunk(content=blocks, tool_call_chunks=calls)

@@ -20,14 +20,12 @@ def without_text(item: object, *, instead: str) -> JsonObject:
     told = as_object(item)
     kind = told.get("type", "message")
     if kind == "message":
-        if told.get("role") == "assistant":
-            # All that it says beside its content was judged with it.
-            told = {key: value for key, value in told.items() if key in _MESSAGE}
-        return {**_without_odd_name(told), "content": instead}
+        # All that it says beside its content was judged with it.
+        return {**_named(told, _MESSAGE), "content": instead}
     if not isinstance(kind, str):
         return _said(instead)
     if kind.endswith("_call_output"):
-        return {**_without_odd_name(told), "output": instead}
+        return {**_named(told, _IDS), "output": instead}
     if kind == "reasoning":
         kept = {key: told[key] for key in ("type", "id", "status") if key in told}
         return {**kept, "summary": []}
@@ -40,8 +38,8 @@ def _said(text: str) -> JsonObject:
     return {"type": "message", "role": "user", "content": text}
 
 
-def _without_odd_name(told: Mapping[str, object]) -> JsonObject:
-    return {key: value for key, value in told.items() if key != "name" or is_word(value)}
+def _named(told: Mapping[str, object], keys: frozenset[str]) -> JsonObject:
+    return {key: value for key, value in told.items() if key in keys and is_word(value)}
 
 
 def _emptied(key: str, value: object, instead: str) -> object:

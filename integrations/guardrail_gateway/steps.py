@@ -14,6 +14,7 @@ from guardrail_plugin.runnables.answer_files import beside_text, files_in
 from guardrail_plugin.runnables.answers import Answer, Asked, read_answer
 
 _CALLS = ("tool_calls", "function_call")
+_KEPT = ("role", "type", "name", "id", "tool_call_id")
 NOTHING_ASKED = Asked()
 _EMPTY: Mapping[str, object] = {"arguments": "{}", "input": ""}
 
@@ -78,11 +79,11 @@ def text_of(steps: Iterable[Step]) -> str:
 def withheld_message(message: object, text: str) -> JsonObject:
     """Return a message with a text in place of all that it says. Its tool calls stay, without their arguments."""
     told = as_object(message)
-    kept = {key: value for key, value in told.items() if key != "name" or is_word(value)}
+    kept = {key: value for key, value in told.items() if key in _KEPT and is_word(value)}
     if told.get("role") == "function":
         kept.setdefault("name", "function")
     if told.get("role", told.get("type")) in MODEL:
-        kept = {key: value for key, value in kept.items() if key in ("role", "type", "name") and is_word(value)}
+        kept = {key: value for key, value in kept.items() if key in ("role", "type", "name")}
         calls = told.get("tool_calls")
         if isinstance(calls, list) and calls:
             kept["tool_calls"] = [_emptied_call(call) for call in calls]

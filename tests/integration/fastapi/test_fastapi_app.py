@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio.to_thread
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -45,6 +46,7 @@ from guardrail_plugin import (
 from guardrail_plugin.flow import Blocked
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.observe import RailEvent, RequestEvent
+from guardrail_plugin.pool import on_behalf_of
 from guardrail_plugin.testing import ScriptedGuardian, allow_all, verdict
 
 SAFEGUARD = "I can't help with that."
@@ -391,3 +393,44 @@ async def test_large_texts_are_read_off_the_event_loop(characters: int, threads:
     [outcome] = await guardian.acheck_many([Check("a" * characters)])
     assert not isinstance(outcome, Exception)
     assert sum(thread != loop for thread in seen) == threads
+
+
+async def test_a_tenants_large_texts_keep_nobody_else_waiting() -> None:
+    busy, done = threading.Event(), threading.Event()
+
+    def judged(check: Check) -> CheckOutcome:
+        if check.text.startswith("a"):
+            busy.set()
+            done.wait(20)
+        return verdict()
+
+    guardian = LargeTexts(ScriptedGuardian(judged))
+    with on_behalf_of("a"):
+        flood = [asyncio.create_task(guardian.acheck_many([Check("a" * 40_000)])) for _ in range(60)]
+    assert await asyncio.to_thread(busy.wait, 10)
+    try:
+        with on_behalf_of("b"):
+            [outcome] = await asyncio.wait_for(guardian.acheck_many([Check("b" * 40_000)]), 10)
+        assert not isinstance(outcome, Exception)
+        await asyncio.wait_for(anyio.to_thread.run_sync(bool), 10)  # what an endpoint that is no coroutine runs in
+    finally:
+        done.set()
+        await asyncio.gather(*flood)
+
+
+@pytest.mark.parametrize(("root", "path"), [("", "/chat"), ("/api", "/api/chat"), ("/api", "/chat")])
+def test_the_middleware_judges_below_a_prefix(root: str, path: str) -> None:
+    app = FastAPI(lifespan=guardrail_lifespan(guardian=rule()))
+    app.root_path = root
+    app.add_middleware(GuardrailMiddleware, paths=["/chat"])
+
+    @app.post("/chat")
+    async def chat() -> str:
+        return "reached"
+
+    with serving(app) as url:
+        told = [
+            httpx2.post(f"{url}{path}", json={"input": text}, trust_env=False, timeout=20.0).json()
+            for text in ("a bomb", "a boat")
+        ]
+    assert (told[0]["message"]["content"], told[1]) == (SAFEGUARD, "reached")

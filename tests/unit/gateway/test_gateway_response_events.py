@@ -115,3 +115,13 @@ def test_every_language_is_judged_as_it_is_written(item: dict[str, Any]) -> None
     part = part_of(message)
     checks = call_checks(message) if part.acts else ()
     assert any("сказано" in text for text in (part.answer, *(check.text for check in checks)))
+
+
+def test_log_probabilities_are_no_part_of_an_answer() -> None:
+    part = {"type": "output_text", "text": "The cat sat."}
+    tokens = [{"token": "The", "logprob": 0.0, "top_logprobs": [{"token": "A", "logprob": -1.0}]}]
+    plain = whole_answer({"output": [{"type": "message", "role": "assistant", "content": [part]}]})
+    told = whole_answer(
+        {"output": [{"type": "message", "role": "assistant", "content": [{**part, "logprobs": tokens}]}]}
+    )
+    assert told == plain
