@@ -126,20 +126,26 @@ def _context(layout: Layout, tokenizer: ContentTokenizer, turns: Sequence[Messag
     return [i for ids in reversed(kept) for i in ids]
 
 
-def encoded_ends(encode: Callable[[str], list[int]], text: str, most: int) -> list[int]:
+def encoded_ends(encode: Callable[[str], list[int]], text: str, most: int, *, seam: Sequence[int] = ()) -> list[int]:
     """Return the ids of a text cut to ``most`` as ``ends`` cuts them. Of a long text only the ends are tokenised:
     it stands in front of every window, and is none of them.
     """
     reach = _CHARACTERS_PER_TOKEN * most
     if len(text) <= 2 * reach:
-        return ends(encode(text), most)
-    head, tail = encode(text[:reach]), encode(text[-reach:])
-    return [*head[: most // 2], *tail[max(0, len(tail) - (most - most // 2)) :]]
+        return ends(encode(text), most, seam=seam)
+    return _joined(encode(text[:reach]), encode(text[-reach:]), most, seam)
 
 
-def ends(ids: Sequence[int], most: int) -> list[int]:
-    """Return ids cut to ``most`` by leaving out the middle: what matters in a query stands at its ends."""
-    if len(ids) <= most:
-        return list(ids)
+def ends(ids: Sequence[int], most: int, *, seam: Sequence[int] = ()) -> list[int]:
+    """Return ids cut to ``most`` by leaving out the middle: what matters in a query stands at its ends.
+
+    ``seam`` takes the middle's place, so that head and tail cannot make a marker together. Where no text is one, as in
+    the own format, whose controls are ids that content never has, there need be none.
+    """
+    return list(ids) if len(ids) <= most else _joined(ids, ids, most, seam)
+
+
+def _joined(first: Sequence[int], last: Sequence[int], most: int, seam: Sequence[int]) -> list[int]:
     head = most // 2
-    return [*ids[:head], *ids[len(ids) - (most - head) :]]
+    tail = max(0, most - head - len(seam))
+    return [*first[:head], *seam, *last[max(0, len(last) - tail) :]]

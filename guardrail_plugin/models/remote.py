@@ -14,6 +14,7 @@ from guardrail_plugin.models.remote_decode import RemoteDecode
 from guardrail_plugin.models.remote_prompt import EmbeddedPrompts, PlainPrompts, Prompts
 from guardrail_plugin.models.remote_wire import ALTERNATIVES, Codec, Dialect, dialect_of, score_fields, score_of
 from guardrail_plugin.pool.protocol import Decode, GenerateRequest, Replica, ScoreRequest, ScoreResult
+from guardrail_plugin.pool.relay import Account
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -30,7 +31,8 @@ class RemoteReplica:
     """Scores by the alternatives that the server reports for the next token; decodes by streaming.
 
     A batch goes out as calls of a few prompts each, side by side. vLLM is asked for exactly the labels'
-    log-probabilities by id; others report their likeliest tokens, among which a trained guardian's labels are.
+    log-probabilities by id; others report their likeliest tokens, among which a trained guardian's labels are. No call
+    takes longer than the most patient of its callers waits.
 
     Does not: keep anything of its own on the server. Shared prefixes are cached there if it is set up to.
     """
@@ -55,15 +57,22 @@ class RemoteReplica:
         self._on_close = on_close
 
     def score(self, batch: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        """Score for callers who wait as long as it takes. See ``score_for``."""
+        return self.score_for(batch, [Account()] * len(batch))
+
+    def score_for(self, batch: Sequence[ScoreRequest], accounts: Sequence[Account]) -> list[ScoreResult]:
         """Answer the batch.
 
         Raises:
+            GuardianTimeout: nobody waits for some of it any longer.
             ReplicaDead: no server answers, or they refuse the key or the model.
             PoolOverloaded: they are overloaded.
             InferenceError: a server refuses a prompt, or answers without alternatives or with none of the labels.
         """
         parts = list(_parts(batch))
-        answers = at_once([partial(self._call, [batch[i] for i in part]) for part in parts])
+        answers = at_once(
+            [partial(self._call, [batch[i] for i in part], _longest_s([accounts[i] for i in part])) for part in parts]
+        )
         results = {
             at: result
             for part, answer in zip(parts, answers, strict=True)
@@ -72,9 +81,14 @@ class RemoteReplica:
         return [results[at] for at in range(len(batch))]
 
     def start(self, batch: Sequence[GenerateRequest]) -> Decode:
+        """Begin to stream for callers who wait as long as it takes. See ``start_for``."""
+        return self.start_for(batch, [Account()] * len(batch))
+
+    def start_for(self, batch: Sequence[GenerateRequest], accounts: Sequence[Account]) -> Decode:
         """Begin to stream every row. What goes wrong is raised by the decode's steps."""
         return RemoteDecode(
             batch,
+            accounts,
             calls=self._calls,
             model=self._model,
             codec=self._codec,
@@ -88,7 +102,7 @@ class RemoteReplica:
         if on_close is not None:
             on_close()
 
-    def _call(self, part: Sequence[ScoreRequest]) -> list[ScoreResult]:
+    def _call(self, part: Sequence[ScoreRequest], timeout_s: float | None) -> list[ScoreResult]:
         rows = [request.input_ids for request in part]
         fields = score_fields(self._dialect, part[0].label_ids, codec=self._codec, constrain=self._constrain)
 
@@ -113,7 +127,7 @@ class RemoteReplica:
                 raise Garbled(type(error).__name__) from error
 
         try:
-            return self._calls.run(send)
+            return self._calls.run(send, timeout_s=timeout_s)
         except InferenceError as error:
             if isinstance(self._prompts, EmbeddedPrompts):
                 raise InferenceError(
@@ -130,7 +144,7 @@ class RemoteFactory:
     Args:
         address: ``openai:http://HOST/v1#MODEL``; several servers are separated by commas before the ``#``.
         codec: the tokenizer.
-        timeout_s: for one attempt of a call, and between two pieces of a stream.
+        timeout_s: for one attempt of a call, and between two pieces of a stream; less where callers wait for less.
         max_connections: calls at once, over all replicas.
         attempts: per call, on errors that may pass.
         constrain: have the server choose among the labels only (vLLM, SGLang); its choice counts where it reports none
@@ -231,6 +245,12 @@ def split_address(address: str) -> tuple[str, str]:
     if not model or not all(one.startswith(("http://", "https://")) for one in url.split(",")):
         raise ConfigError(f"a remote guardian is {PREFIX}http://HOST/v1#MODEL, got {shown_address(address)!r}")
     return url, model
+
+
+def _longest_s(accounts: Sequence[Account]) -> float | None:
+    """Return how long the most patient of them waits; ``None``: as long as it takes."""
+    known = [account.timeout_s for account in accounts if account.timeout_s is not None]
+    return max(known) if len(known) == len(accounts) else None
 
 
 def _parts(batch: Sequence[ScoreRequest]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from guardrail_plugin.models.remote_calls import Calls, Midway
 from guardrail_plugin.models.remote_wire import Codec, Dialect, decode_fields, tokens_of
 from guardrail_plugin.pool.protocol import FinishReason, GenerateRequest, Token
+from guardrail_plugin.pool.relay import Account
 
 if TYPE_CHECKING:
     from openai import OpenAI, Stream
@@ -27,6 +28,7 @@ class _Row:
     """One stream. ``ids`` and ``end`` are written by its thread, under the decode's lock."""
 
     request: GenerateRequest
+    timeout_s: float | None
     ids: deque[int] = field(default_factory=deque)
     end: FinishReason | Exception | None = None
     gone: bool = False
@@ -39,6 +41,7 @@ class RemoteDecode:
     def __init__(
         self,
         batch: Sequence[GenerateRequest],
+        accounts: Sequence[Account],
         *,
         calls: Calls,
         model: str,
@@ -51,7 +54,10 @@ class RemoteDecode:
         self._codec = codec
         self._prompts = prompts
         self._dialect = dialect
-        self._rows = {number: _Row(request) for number, request in enumerate(batch)}
+        self._rows = {
+            number: _Row(request, account.timeout_s)
+            for number, (request, account) in enumerate(zip(batch, accounts, strict=True))
+        }
         self._news = threading.Condition()
         for number, row in self._rows.items():
             threading.Thread(target=self._run, args=(row,), name=f"guardrail-stream-{number}", daemon=True).start()
@@ -60,7 +66,7 @@ class RemoteDecode:
         """Return the next token of each row that has one.
 
         Raises:
-            ReplicaDead, PoolOverloaded, InferenceError: as a row's stream ended.
+            ReplicaDead, PoolOverloaded, InferenceError, GuardianTimeout: as a row's stream ended.
         """
         with self._news:
             if not self._rows:
@@ -95,7 +101,7 @@ class RemoteDecode:
     def _run(self, row: _Row) -> None:
         end: FinishReason | Exception
         try:
-            end = self._calls.run(lambda client: self._read(client, row))
+            end = self._calls.run(lambda client: self._read(client, row), timeout_s=row.timeout_s)
         except Exception as error:
             end = error
         with self._news:

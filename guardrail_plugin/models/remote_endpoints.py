@@ -26,6 +26,7 @@ class Endpoint:
         open_until: left alone until then; ``None``: in use. After that one trial decides.
         busy_until: it asked to be called no sooner.
         on_trial: somebody is trying whether it is back.
+        refuses: left alone because it does not serve the model to us.
     """
 
     url: str
@@ -35,6 +36,7 @@ class Endpoint:
     open_until: float | None = None
     busy_until: float = 0.0
     on_trial: bool = False
+    refuses: bool = False
 
 
 class Endpoints:
@@ -74,6 +76,11 @@ class Endpoints:
         with self._lock:
             endpoint.outstanding -= 1
 
+    def others(self, endpoint: Endpoint) -> bool:
+        """Tell whether another server is well."""
+        with self._lock:
+            return any(one.open_until is None for one in self.all if one is not endpoint)
+
     def due(self, now: float) -> list[Endpoint]:
         """Return servers whose pause is over, for the caller to try; nobody else is told of them meanwhile."""
         with self._lock:
@@ -88,17 +95,17 @@ class Endpoints:
             if endpoint.open_until is not None:
                 endpoint.failures = TRIP_AFTER - 1
             endpoint.open_until = None
-            endpoint.on_trial = False
+            endpoint.on_trial = endpoint.refuses = False
 
     def well(self, endpoint: Endpoint) -> None:
         """Note an answer."""
         with self._lock:
             endpoint.failures = endpoint.pauses = 0
             endpoint.open_until = None
-            endpoint.on_trial = False
+            endpoint.on_trial = endpoint.refuses = False
 
-    def failed(self, endpoint: Endpoint, now: float, *, gone: bool) -> None:
-        """Note a call without an answer. ``gone``: nobody is listening there."""
+    def failed(self, endpoint: Endpoint, now: float, *, gone: bool, refuses: bool = False) -> None:
+        """Note a call without an answer. ``gone``: nobody is listening there, or it ``refuses`` every call."""
         with self._lock:
             endpoint.failures += 1
             if endpoint.open_until is not None and not endpoint.on_trial:
@@ -106,6 +113,7 @@ class Endpoints:
             if gone or endpoint.on_trial or endpoint.failures >= TRIP_AFTER:
                 endpoint.open_until = now + min(LAST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(endpoint.pauses, 16))
                 endpoint.pauses += 1
+                endpoint.refuses = refuses
             endpoint.on_trial = False
 
     def busy(self, endpoint: Endpoint, now: float, *, seconds: float) -> None:

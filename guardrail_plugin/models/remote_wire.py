@@ -73,9 +73,10 @@ def decode_fields(dialect: Dialect, request: GenerateRequest) -> dict[str, objec
 def score_of(choice: CompletionChoice, request: ScoreRequest, codec: Codec, *, constrain: bool) -> ScoreResult:
     """Read the labels' log-probabilities, normalised over the labels, from the alternatives for the first token.
 
-    A label that is not among them gets the most that it can have: what the reported ones leave over, and no more than
-    the least of them. If the labels together have less than 1 %, the server is answering something else, unless it was
-    asked for exactly these ids and told them all. With ``constrain`` the label that it chose counts then.
+    Each token counts for one label. A label that is not among them gets the most that it can have: what the reported
+    ones leave over, and no more than the least of them; of spellings that differ in blanks alone, the first gets it. If
+    the labels together have less than 1 %, the server is answering something else, unless it was asked for exactly
+    these ids and told them all. With ``constrain`` the label that it chose counts then.
 
     Raises:
         InferenceError: there are no alternatives, or the labels are not among them.
@@ -145,24 +146,26 @@ def _found(p: Mapping[int | str, float], labels: Sequence[int], codec: Codec, *,
     if not by_text and any(isinstance(token, int) for token in p):
         return [p.get(label) for label in labels]
     pieces = [codec.piece(label) for label in labels]
+    words = [piece.strip() for piece in pieces]
+    others = {token: one for token, one in p.items() if isinstance(token, str) and token not in pieces}
     # A codec of text knows no tokens: a label may be several of the server's, of which the first is reported.
-    return [_probability(p, piece, pieces if by_text else ()) for piece in pieces]
+    begun = words if by_text else ()
+    return [
+        p[piece] if piece in p else 0.0 if word in words[:at] else _mass(others, word, begun)
+        for at, (piece, word) in enumerate(zip(pieces, words, strict=True))
+    ]
 
 
-def _probability(p: Mapping[int | str, float], piece: str, labels: Sequence[str]) -> float | None:
-    """Return a label's probability: of exactly this token, else of those that differ in blanks alone, else of those
-    with which this one of the ``labels`` begins and no other.
+def _mass(others: Mapping[str, float], word: str, begun: Collection[str]) -> float | None:
+    """Return what the tokens that are no label themselves give to the first that reads as ``word``: those that differ
+    from it in blanks alone, else those with which it begins and no other word of ``begun``.
     """
-    if piece in p:
-        return p[piece]
-    words = {token: token.strip() for token in p if isinstance(token, str)}
-    same = [token for token, word in words.items() if word == piece.strip()]
-    starts = [token for token, word in words.items() if word and _begun(word, labels) == [piece.strip()]]
-    return math.fsum(p[token] for token in same or starts) if same or starts else None
-
-
-def _begun(word: str, labels: Sequence[str]) -> list[str]:
-    return [label.strip() for label in labels if label.strip().startswith(word)]
+    read = {token: token.strip() for token in others}
+    same = [token for token, text in read.items() if text == word]
+    starts = [
+        token for token, text in read.items() if text and {one for one in begun if one.startswith(text)} == {word}
+    ]
+    return math.fsum(others[token] for token in same or starts) if same or starts else None
 
 
 def _log_sum(logs: Sequence[float]) -> float:

@@ -29,12 +29,14 @@ class TinyServer:
 
     Attributes:
         fault: see ``Fault``.
+        lists: the status with which the models are listed, or not.
         bodies: completion calls so far.
         most_at_once: the most completion calls that were in flight together.
     """
 
     def __init__(self, replica: Replica, *, dialect: str, port: int = 0) -> None:
         self.fault: Fault | None = None
+        self.lists = 200
         self.bodies: list[Body] = []
         self.most_at_once = 0
         self.dialect = dialect
@@ -70,12 +72,11 @@ class TinyServer:
                 """Say nothing."""
 
             def do_GET(self) -> None:
-                self.answer(
-                    {
-                        "object": "list",
-                        "data": [{"id": "m", "object": "model", "created": 0, "owned_by": OWNERS[server.dialect]}],
-                    }
-                )
+                told = {
+                    "object": "list",
+                    "data": [{"id": "m", "object": "model", "created": 0, "owned_by": OWNERS[server.dialect]}],
+                }
+                self.send(server.lists, {"content-type": "application/json"}, json.dumps(told).encode())
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))

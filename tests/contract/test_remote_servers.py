@@ -7,15 +7,17 @@ import json
 import math
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from typing import Any
 
 import pytest
 
 from guardrail_plugin.core.errors import ConfigError, GuardianTimeout, InferenceError, PoolOverloaded, ReplicaDead
-from guardrail_plugin.models.remote import RemoteFactory, shown_address, split_address
-from guardrail_plugin.pool import GenerateRequest, InferencePool, ScoreRequest, ScoreResult
+from guardrail_plugin.models.remote import RemoteFactory, RemoteReplica, shown_address, split_address
+from guardrail_plugin.models.remote_calls import Calls
+from guardrail_plugin.models.remote_endpoints import FIRST_PAUSE_S
+from guardrail_plugin.pool import Account, GenerateRequest, InferencePool, ScoreRequest, ScoreResult
 from guardrail_plugin.testing.replicas import ScriptedReplica
 
 WAIT_S = 30.0
@@ -46,6 +48,22 @@ def server(serve: Callable[..., Any]) -> Any:
 def factory(*servers: Any, codec: Any, **options: Any) -> RemoteFactory:
     urls = ",".join(one.url for one in servers)
     return RemoteFactory(f"openai:{urls}#m", codec=codec, **options)
+
+
+@pytest.fixture
+def relay(codec: Any) -> Iterator[Callable[..., RemoteReplica]]:
+    """Make replicas that are told how long callers wait; all are closed at the end."""
+    made: list[RemoteReplica] = []
+
+    def make(*servers: Any, **options: Any) -> RemoteReplica:
+        replica = factory(*servers, codec=codec, **options)("auto")
+        assert isinstance(replica, RemoteReplica)
+        made.append(replica)
+        return replica
+
+    yield make
+    for replica in made:
+        replica.close()
 
 
 def status(code: int, **headers: str) -> Callable[[object], tuple[int, dict[str, str], bytes]]:
@@ -185,6 +203,77 @@ def test_a_server_that_hangs_is_given_up_and_another_answers(serve: Any, codec: 
         never.set()
 
 
+def test_no_slot_stays_in_a_call_for_which_nobody_waits(server: Any, codec: Any) -> None:
+    never = threading.Event()
+    with InferencePool() as pool:
+        pool.register("m", factory(server, codec=codec))
+        pool.submit(score(1)).result(WAIT_S)
+        server.fault = held_until(lambda: never.wait(WAIT_S))
+        for ident in range(2, 40):
+            with pytest.raises((GuardianTimeout, PoolOverloaded)):
+                pool.submit(score(ident), timeout_s=0.1).result(WAIT_S)
+            if len(server.bodies) > 1 + len(pool.stats().slots):
+                break
+        server.fault = None
+        found = pool.submit(score(9), timeout_s=5.0).result(WAIT_S)
+        assert found.logprobs[0] == pytest.approx(expected(9), abs=1e-3)
+        assert pool.stats().replica_restarts == 0
+    never.set()
+
+
+def test_a_call_lasts_as_long_as_the_most_patient_of_its_callers(
+    server: Any, relay: Callable[..., RemoteReplica]
+) -> None:
+    replica = relay(server, timeout_s=5.0)
+    go_on = threading.Event()
+    server.fault = held_until(lambda: go_on.wait(WAIT_S))
+    with pytest.raises(GuardianTimeout):
+        replica.score_for([score(3), score(4)], [Account(timeout_s=0.001), Account(timeout_s=0.01)])
+    threading.Timer(0.2, go_on.set).start()
+    for patient in (Account(), Account(timeout_s=WAIT_S)):
+        assert len(replica.score_for([score(3), score(4)], [Account(timeout_s=0.001), patient])) == 2
+
+
+def test_whoever_waits_for_a_turn_and_a_stream_give_up_in_time(
+    server: Any, relay: Callable[..., RemoteReplica]
+) -> None:
+    replica = relay(server, max_connections=1)
+    never = threading.Event()
+    server.fault = held_until(lambda: never.wait(WAIT_S))
+    decode = replica.start_for([GenerateRequest("m", (1,), 6)], [Account(timeout_s=0.2)])
+    with pytest.raises(GuardianTimeout):
+        replica.score_for([score(3)], [Account(timeout_s=0.01)])
+    with pytest.raises(GuardianTimeout):
+        list(iter(decode.step, []))
+    server.fault = None
+    assert replica.score_for([score(3)], [Account(timeout_s=5.0)]), "the stream has given its connection back"
+    never.set()
+
+
+def test_callers_who_wait_briefly_leave_a_slow_server_alone_only_if_another_is_well(
+    serve: Any, relay: Callable[..., RemoteReplica]
+) -> None:
+    slow, fine = (serve(replica=ScriptedReplica(logprobs=telling)) for _ in range(2))
+    never = threading.Event()
+    slow.fault = held_until(lambda: never.wait(WAIT_S))
+    alone, both = relay(slow), relay(slow, fine)
+    for _ in range(4):
+        with pytest.raises(GuardianTimeout):
+            alone.score_for([score(3)], [Account(timeout_s=0.001)])
+    answered = [answers_in_time(both, 0.2) for _ in range(16)]
+    assert answered.count(False) < 8, "it keeps getting every other call"
+    slow.fault = None
+    assert alone.score([score(3)])
+    never.set()
+
+
+def answers_in_time(replica: RemoteReplica, timeout_s: float) -> bool:
+    try:
+        return bool(replica.score_for([score(3)], [Account(timeout_s=timeout_s)]))
+    except GuardianTimeout:
+        return False
+
+
 def without(answers: Sequence[int]) -> Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]:
     """Answer with choices of these numbers, whose log-probabilities are not numbers."""
 
@@ -233,6 +322,58 @@ def test_a_wrong_key_or_model_is_told_at_once(code: int, server: Any, codec: Any
     with pytest.raises(ReplicaDead, match=str(code)):
         replica.score([score(3)])
     assert len(server.bodies) == 1, "trying again does not help"
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_one_of_several_that_refuses_costs_no_request_and_is_used_again_when_it_serves(
+    code: int, serve: Any, codec: Any, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    good, bad = (serve(replica=ScriptedReplica(logprobs=telling)) for _ in range(2))
+    bad.fault = status(code)
+    with InferencePool() as pool:
+        pool.register("m", factory(good, bad, codec=codec))
+        outcomes = [pool.submit(score(1 + ident)).exception(WAIT_S) for ident in range(16)]
+        assert outcomes == [None] * 16
+        assert pool.stats().replica_restarts == 0
+        assert len(bad.bodies) < 6
+        bad.fault = None
+        seen = len(bad.bodies) + 1  # one may still be refused
+        until(lambda: bool(pool.score_many([score(7)] * 16)) and len(bad.bodies) > seen)
+
+
+def test_where_all_refuse_they_say_why(serve: Any, relay: Callable[..., RemoteReplica]) -> None:
+    servers = [serve(replica=ScriptedReplica(logprobs=telling)) for _ in range(2)]
+    for one in servers:
+        one.fault = status(403)
+    with pytest.raises(ReplicaDead, match="403"):
+        relay(*servers).score([score(3)])
+    assert [len(one.bodies) for one in servers] == [1, 1]
+
+
+@pytest.mark.parametrize(("lists", "back"), [(401, False), (403, False), (404, True), (200, True)])
+def test_a_server_that_refused_us_is_not_back_while_it_refuses_to_list_its_models(
+    lists: int, back: bool, server: Any, serve: Any, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    openai = pytest.importorskip("openai")
+    now = [0.0]
+    urls = [serve(replica=ScriptedReplica(logprobs=telling)).url, server.url]
+    clients = {url: openai.OpenAI(base_url=url, api_key="none", max_retries=0) for url in urls}
+    calls = Calls(clients, clock=lambda: now[0])
+    server.lists, server.fault = lists, status(401)
+    calls.probe()  # that nothing is listed says nothing about one that has not refused a call
+
+    def left_alone_until() -> float | None:
+        return calls.endpoints.all[1].open_until
+
+    assert left_alone_until() is None
+    for _ in range(2):
+        calls.run(lambda client: client.completions.create(model="m", prompt=[1], max_tokens=1, logprobs=1))
+    assert left_alone_until() == pytest.approx(FIRST_PAUSE_S)
+    server.fault, now[0] = None, 1.0
+    calls.run(lambda client: client.completions.create(model="m", prompt=[1], max_tokens=1, logprobs=1))
+    until(lambda: left_alone_until() != pytest.approx(FIRST_PAUSE_S))
+    assert (left_alone_until() is None) is back
+    calls.close()
 
 
 def test_labels_that_the_server_does_not_offer_are_an_error_or_its_choice(serve: Any, codec: Any) -> None:

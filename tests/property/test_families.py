@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +52,26 @@ def test_a_prompt_has_as_many_markers_as_its_template(text: str, name: str) -> N
     plain, hostile = shown("x"), shown(text)
     for marker in (*getattr(judged, "markers", ()), "<|eot_id|>", "<|im_end|>"):
         assert hostile.count(marker) == plain.count(marker)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from(FAMILIES), st.sampled_from([600, 40_000]), st.sampled_from([0, 3]))
+def test_no_marker_is_made_of_the_two_ends_of_a_long_query(data: Any, name: str, middle: int, seam: int) -> None:
+    tokenizer = CharacterTokenizer()
+    judged = family(name)
+    marker = data.draw(st.sampled_from([*getattr(judged, "markers", ()), "<|eot_id|>", "<|im_end|>"]))
+    cut = data.draw(st.integers(1, len(marker) - 1))
+
+    def shown(query: str) -> str:
+        [one, *_] = judged.passes(Check("x", rail="output", query=query), judged.encode("x"))
+        return tokenizer.prompt(one.input_ids)
+
+    for lead in (0, 1):  # a blank of the template's may stand before
+        head = "y" * (512 - lead - cut) + marker[:cut]
+        tail = marker[cut:] + "z" * (512 - seam - len(marker) + cut)
+        prompt = shown(head + "y" * middle + tail)
+        assert prompt.count(marker) == shown("x").count(marker)
+        assert prompt.count("zzz") > 100
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=6, unique=True))

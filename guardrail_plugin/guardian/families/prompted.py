@@ -19,6 +19,7 @@ from guardrail_plugin.guardian.families.turns import Conversation, conversation_
 from guardrail_plugin.guardian.format import encoded_ends
 
 _CONTEXT_TOKENS = 256
+_SEAM = " … "  # where the middle of an earlier turn is left out
 _WINDOW = Window()
 
 
@@ -41,6 +42,7 @@ class PromptedFamily(ABC):
         refuse_options(self.name, kit, takes=self.takes)
         self.tokenizer = kit.tokenizer
         self.template = kit.template
+        self._seam = kit.tokenizer.content(_SEAM)
         self.max_positions = kit.checkpoint.max_positions
         self.taxonomy = taxonomy_of(self.codes.values())
         self._frames: dict[tuple[object, ...], Frame] = {}
@@ -82,7 +84,8 @@ class PromptedFamily(ABC):
         contents: dict[str, Sequence[int]] = {TEXT: content}
         for name, text in zip(conversation.names, conversation.earlier, strict=False):
             most = _CONTEXT_TOKENS * self.tokenizer.ids_per_token // max(len(conversation.earlier), 1)
-            contents[name] = encoded_ends(partial(self._encode_earlier, frame.leads.get(name, "")), text, most)
+            encode = partial(self._encode_earlier, frame.leads.get(name, ""))
+            contents[name] = encoded_ends(encode, text, most, seam=self._seam)
         prefix = frame.head_len(contents) if share_text else frame.prefix_len
         return Pass(frame.fill(contents), labels, prefix_len=prefix)
 

@@ -7,7 +7,7 @@ import pytest
 
 from guardrail_plugin.core.conversation import Check, Message
 from guardrail_plugin.core.verdict import RAILS, Rail
-from guardrail_plugin.guardian.format import Layout, ends, prompt, response_prompt, windows
+from guardrail_plugin.guardian.format import Layout, encoded_ends, ends, prompt, response_prompt, windows
 from guardrail_plugin.guardian.tokenizer import FastContentTokenizer
 
 LAYOUT = Layout(vocab_size=1000, end_id=2, window_tokens=16, overlap_tokens=4, context_tokens=8)
@@ -106,6 +106,16 @@ def test_a_long_query_keeps_both_ends(tokenizer: FastContentTokenizer) -> None:
     ids = prompt(LAYOUT, tokenizer, check, tokenizer.encode("answer"))
     assert tokenizer.decode(list(ids[1:9])) == "abcdmnop"
     assert ends([1, 2, 3], 3) == [1, 2, 3]
+
+
+def test_what_stands_for_the_middle_counts_as_part_of_the_length() -> None:
+    ids = list(range(100))
+    assert ends(ids, 10) == [0, 1, 2, 3, 4, 95, 96, 97, 98, 99]
+    assert ends(ids, 10, seam=[-1, -2]) == [0, 1, 2, 3, 4, -1, -2, 97, 98, 99]
+    assert ends(ids[:10], 10, seam=[-1, -2]) == ids[:10]
+    for text in ("a" * 50 + "b" * 50, "a" * 5000 + "b" * 5000):
+        cut = encoded_ends(lambda some: [ord(c) for c in some], text, 10, seam=[0])
+        assert cut == [97] * 5 + [0] + [98] * 4
 
 
 def test_a_response_starts_after_label_and_respond() -> None:

@@ -56,6 +56,17 @@ def test_a_server_that_is_gone_is_left_alone_for_longer_each_time_and_tried_by_o
     assert endpoint.open_until is None, "after an answer it has its tries again"
 
 
+def test_whether_another_is_well() -> None:
+    servers = Endpoints(["a", "b"])
+    first, second = servers.all
+    servers.failed(second, 0.0, gone=True, refuses=True)
+    assert (servers.others(first), servers.others(second), second.refuses) == (False, True, True)
+    servers.revived(second)
+    assert (servers.others(first), servers.others(second), second.refuses) == (True, True, False)
+    alone = Endpoints(["a"])
+    assert not alone.others(alone.all[0])
+
+
 def test_single_failures_are_forgiven() -> None:
     servers = Endpoints(["a"])
     endpoint = servers.borrow(0.0)

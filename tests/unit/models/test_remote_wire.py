@@ -31,8 +31,10 @@ def llama_cpp_form(p: dict[str, float]) -> dict[str, Any]:
     return {"content": [{"id": 900, "token": top[0]["token"], "logprob": 0.0, "top_logprobs": top}]}
 
 
-def scored(labels: tuple[str, ...], logprobs: dict[str, Any]) -> dict[str, float]:
-    codec = CharacterTokenizer()
+def scored(
+    labels: tuple[str, ...], logprobs: dict[str, Any], *, codec: CharacterTokenizer | None = None
+) -> dict[str, float]:
+    codec = codec or CharacterTokenizer()
     request = ScoreRequest("m", (65,), tuple(codec.label(label)[0] for label in labels))
     choice = CompletionChoice.model_validate({"index": 0, "text": "", "finish_reason": "length", "logprobs": logprobs})
     result = score_of(choice, request, codec, constrain=False)
@@ -56,6 +58,41 @@ def test_a_label_of_several_tokens_is_known_by_its_first() -> None:
 def test_a_beginning_that_two_labels_share_is_neither() -> None:
     with pytest.raises(InferenceError, match="none of the labels"):
         scored(CATEGORIES, openai_form({" S": 0.9, " Cats": 0.09}))
+
+
+YES, NO = ("Yes", " Yes", "yes", " yes", "YES", " YES"), ("No", " No", "no", " no", "NO", " NO")
+UNSAFE, SAFE = (
+    (word, word.title(), f" {word}", f" {word.title()}", word.upper()) for word in ("unsafe", "safe")
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("harm", "other", "p", "risk"),
+    [
+        (YES, NO, {"Yes": 0.60, " Yes": 0.01, "No": 0.38}, 0.61 / 0.99),
+        (YES, NO, {"Yes": 0.40, "No": 0.55, "yes": 0.001, " No": 0.02, "Maybe": 0.01}, 0.401 / 0.971),
+        (UNSAFE, SAFE, {"unsafe": 0.56, " unsafe": 0.01, "safe": 0.40, "Safe": 0.02}, 0.57 / 0.99),
+        (UNSAFE, SAFE, {"safe": 0.55, "unsafe": 0.30, " unsafe": 0.02, "Unsafe": 0.10}, 0.42 / 0.97),
+        (UNSAFE, SAFE, {"un": 0.60, "safe": 0.38}, 0.60 / 0.98),
+        (YES, NO, {"Yes\n": 0.60, "No": 0.38, " No": 0.01}, 0.60 / 0.99),
+    ],
+)
+def test_a_token_counts_for_one_of_the_spellings_of_a_label(
+    harm: tuple[str, ...], other: tuple[str, ...], p: dict[str, float], risk: float
+) -> None:
+    found = scored((*harm, *other), openai_form(p))
+    assert math.fsum(found[label] for label in harm) == pytest.approx(risk, abs=0.02)
+
+
+def test_a_token_counts_for_one_label_where_the_codec_knows_ids_and_the_server_tells_none() -> None:
+    class Tokens(CharacterTokenizer):
+        def prompt(self, token_ids: Any) -> Any:
+            return list(token_ids)
+
+    p = {"Yes": 0.60, " Yes": 0.01, "No": 0.38, "Y": 0.005}
+    found = scored(("Yes", " Yes", "No", " No"), openai_form(p), codec=Tokens())
+    assert found["Yes"] + found[" Yes"] == pytest.approx(0.61 / 0.99, abs=0.01)
+    assert found[" No"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_wrong_address_is_told_without_its_key() -> None:
