@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from guardrail_plugin import Guardian, GuardrailError, InferencePool, Policy, PoolOverloaded, guard
+from guardrail_plugin import Guardian, InferencePool, Policy, PoolOverloaded, guard
 
 WORKERS, ATTEMPTS = 4, 3
 
@@ -28,7 +28,7 @@ async def work(queue: asyncio.Queue[Job], safe: Runnable[str, str]) -> None:
             try:
                 job.answer.set_result(await safe.ainvoke(job.text))
                 break
-            except GuardrailError as error:
+            except Exception as error:  # the guard's or the chain's own
                 if left and isinstance(error, PoolOverloaded):
                     await asyncio.sleep(error.retry_after_s)
                 else:  # this job failed; the worker goes on

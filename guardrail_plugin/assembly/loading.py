@@ -11,7 +11,7 @@ from guardrail_plugin.assembly.own import EMBEDDED_GUARDIAN, OWN_FAMILY, is_own_
 from guardrail_plugin.assembly.wanted import Wanted
 from guardrail_plugin.core.dtype import dtype_named
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
-from guardrail_plugin.guardian.families.registry import family_names
+from guardrail_plugin.guardian.families.registry import family_kind, family_names
 from guardrail_plugin.guardian.guardian import Guardian
 from guardrail_plugin.guardian.manifest import MANIFEST_FILE
 from guardrail_plugin.guardian.responding import Responses
@@ -80,6 +80,8 @@ def _checked(wanted: Wanted) -> Wanted:
     if isinstance(model, str) and wanted.family is None:
         family, model = _split_family(model)
         wanted = replace(wanted, family=family, model=model)
+    if wanted.family not in (None, OWN_FAMILY):
+        family_kind(wanted.family)  # before anything is fetched
     if wanted.base_revision is not None and wanted.base is None:
         raise ConfigError(f"base_revision={wanted.base_revision!r} is of the hub repository that base= names: name one")
     if isinstance(model, str) and model.startswith(PREFIX):
@@ -93,9 +95,13 @@ def _checked(wanted: Wanted) -> Wanted:
 
 
 def _split_family(model: str) -> tuple[str | None, str]:
-    """Return family and model of ``FAMILY@MODEL``, the form for settings that are one word."""
+    """Return family and model of ``FAMILY@MODEL``, the form for settings that are one word.
+
+    No hub id holds an ``@``: what is neither a server nor a path was meant to name a family.
+    """
     name, at, rest = model.partition("@")
-    return (name, rest) if at and name in (OWN_FAMILY, *family_names()) else (None, model)
+    meant = at and not model.startswith(PREFIX) and not Path(model).expanduser().exists()
+    return (name, rest) if meant or (at and name in (OWN_FAMILY, *family_names())) else (None, model)
 
 
 def _find(wanted: Wanted) -> Located:

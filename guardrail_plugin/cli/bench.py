@@ -40,7 +40,9 @@ def run(
     """
     from guardrail_plugin.bench.run import Plan
     from guardrail_plugin.bench.run import run as measure
+    from guardrail_plugin.dro.writing import require_writable
 
+    require_writable(out / "bench.json")
     console, progress = Console(highlight=False), Console(stderr=True, highlight=False)
     plan = Plan(requests=requests, rounds=rounds, seed=seed)
     if only or contender:
@@ -67,7 +69,10 @@ def simulate(
 ) -> None:
     """Run the pool's own queue in virtual time: waits, losses and fairness of 1, 8 and 64 replicas under load."""
     from guardrail_plugin.bench.paper import FLEETS, LOADS, OVERLOAD, document, fleet_table, simulations
+    from guardrail_plugin.dro.writing import require_writable
 
+    if doc is not None:
+        require_writable(doc)
     found = simulations(fleets=replicas or FLEETS, loads=load or (*LOADS, OVERLOAD), requests=requests, seed=seed)
     rows, console = list(found), Console(highlight=False)
     if doc is not None:

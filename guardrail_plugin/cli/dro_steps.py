@@ -235,6 +235,8 @@ def _with_interval(one: SetResult) -> dict[str, object]:
 
 
 def _beside(out: Path, ending: str) -> Path:
+    if not out.name or out.is_dir():
+        raise ConfigError(f"--out {out} is a folder: name a file")
     return out.with_name(out.name.removesuffix(".safetensors").removesuffix(".png").removesuffix(".json") + ending)
 
 

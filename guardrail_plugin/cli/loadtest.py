@@ -12,6 +12,7 @@ import typer
 
 from guardrail_plugin.cli.reporting import EXIT_HARMFUL, reports_errors
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.core.jsonl import read_objects
 
 if TYPE_CHECKING:
     from guardrail_gateway.load_figures import LoadReport
@@ -87,18 +88,11 @@ def dashboard() -> None:
 
 def _texts(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     found: dict[bool, list[str]] = {False: [], True: []}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file} ({type(error).__name__})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            found[row["harmful"]].append(str(row["text"]))
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f'line {number} of {file} is no {{"text": ..., "harmful": true|false}}') from None
+    for number, row in read_objects(file):
+        text, harmful = row.get("text"), row.get("harmful")
+        if not isinstance(text, str) or not isinstance(harmful, bool):
+            raise ConfigError(f'line {number} of {file} is no {{"text": ..., "harmful": true|false}}')
+        found[harmful].append(text)
     return tuple(found[False]), tuple(found[True])
 
 

@@ -42,7 +42,7 @@ def parse_toml(text: str, *, name: str) -> dict[str, Any]:
         ConfigError: they are not TOML.
     """
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))  # a byte order mark, as some Windows tools write it
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
 

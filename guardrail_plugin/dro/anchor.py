@@ -154,5 +154,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return described, {name: file.get_tensor(name) for name in _TENSORS}
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
     except (KeyError, SafetensorError, json.JSONDecodeError):
         raise ConfigError(f"{path} is not an anchor; make one with: guardrail dro fit") from None

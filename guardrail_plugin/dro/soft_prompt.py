@@ -183,6 +183,8 @@ def _read(path: Path) -> tuple[dict[str, str], Tensor]:
             return metadata, vectors
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
     except (SafetensorError, json.JSONDecodeError):
         raise ConfigError(f"{path} is not a safetensors file") from None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from threading import Thread
 from typing import TypeAlias, TypeVar
 
 from guardrail_plugin.core.conversation import Check
@@ -105,8 +106,28 @@ async def _aask(effect: Escalate) -> Told:
     if inspect.iscoroutinefunction(effect.ask):
         return Told(await effect.ask(effect.verdict, effect.check))
     # A person thinks for minutes: a plain function must not hold up the event loop.
-    answer = await asyncio.to_thread(effect.ask, effect.verdict, effect.check)
+    answer = await _in_thread(lambda: effect.ask(effect.verdict, effect.check))
     return Told(await answer if isinstance(answer, Awaitable) else answer)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run a function in a thread of its own. Cancellation: passes; the thread is left to itself.
+
+    Not in the loop's executor: all its threads may be waiting for what this answers.
+    """
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()
+
+    def run(result: Future[T]) -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+            del result  # the error's traceback holds this frame: the two would keep each other
+
+    # A daemon: an abandoned question must not keep the process from ending.
+    Thread(target=copy_context().run, args=(run, result), name="guardrail-escalate", daemon=True).start()
+    return await asyncio.wrap_future(result)
 
 
 async def _all(work: Sequence[Coroutine[object, object, T]]) -> list[T]:

@@ -104,7 +104,7 @@ class Manifest(_Strict):
             found = cls(**json.loads(path.read_text(encoding="utf-8")))
         except OSError:
             raise ModelNotFoundError(f"{folder} holds no {MANIFEST_FILE}: not a guardian's folder") from None
-        except (json.JSONDecodeError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]

@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from guardrail_plugin.flow import Outcome
 from guardrail_plugin.runnables.answers import Asked
 from guardrail_plugin.runnables.output_stage import OutputStage
-from guardrail_plugin.runnables.stage import InputStage
+from guardrail_plugin.runnables.stage import InputStage, Reading
 
 M = TypeVar("M")
 
@@ -19,17 +19,24 @@ class BatchWork:
     """A batch under way: which inputs go on, what came of them, in their order."""
 
     def __init__(
-        self, rail: InputStage, values: Sequence[Any], outcomes: Sequence[Outcome], *, keep_errors: bool
+        self,
+        rail: InputStage,
+        values: Sequence[Any],
+        turns: Sequence[Reading],
+        outcomes: Sequence[Outcome],
+        *,
+        keep_errors: bool,
     ) -> None:
         self._rail = rail
         self._keep_errors = keep_errors
         self._results = rail.settled(outcomes, keep_errors=keep_errors)
         self._values: dict[int, Any] = {}
+        self._turns = list(turns)
         self._count = len(values)
-        for index, (value, outcome) in enumerate(zip(values, outcomes, strict=True)):
+        for index, (value, turn, outcome) in enumerate(zip(values, turns, outcomes, strict=True)):
             if index not in self._results:
                 try:
-                    self._values[index] = rail.accepted(value, outcome)
+                    self._values[index], self._turns[index] = rail.accepted(value, turn, outcome)
                 except Exception as error:
                     if not keep_errors:
                         raise
@@ -51,7 +58,7 @@ class BatchWork:
     def answers(self) -> tuple[list[object], list[Asked]]:
         """Return the answers to judge, and what they answer. Errors are none."""
         answered = self._answered()
-        return [self._results[i] for i in answered], [self._rail.asked(self._values[i]) for i in answered]
+        return [self._results[i] for i in answered], [self._rail.asked(self._turns[i]) for i in answered]
 
     def of_answers(self, managers: Sequence[M]) -> list[M]:
         """Return the managers of the answers to judge."""

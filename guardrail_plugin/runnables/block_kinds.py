@@ -60,6 +60,15 @@ NAMES = frozenset(
 )  # fmt: skip
 """Keys of known blocks that identify or enumerate: exempt as far as their values look like it."""
 
+MESSAGE_KEYS = frozenset(
+    {
+        "role", "type", "content", "name", "id", "tool_calls", "tool_call_id", "invalid_tool_calls", "tool_call_chunks",
+        "additional_kwargs", "response_metadata", "usage_metadata", "example", "artifact", "status", "chunk_position",
+        "refusal", "audio", "function_call", "annotations",
+    }
+)  # fmt: skip
+"""Keys of a message that is written out, as LangChain and OpenAI dump it."""
+
 SEALED = frozenset({"signature", "thought_signature", "encrypted_content", "encrypted_index"})
 """Keys of known blocks whose values only the provider can read."""
 
@@ -95,6 +104,9 @@ _WORDS = (
 _KEY = re.compile(r"[\w.$@:/-]{1,64}", re.ASCII)
 _NAME = re.compile(r"[\w./:@+=-]{0,200}", re.ASCII)
 _OPAQUE = re.compile(r"[\w+/=.-]*", re.ASCII)
+_BETWEEN_WORDS = re.compile(r"[^a-zA-Z0-9]+|(?<=[a-z])(?=[A-Z])")
+_MAX_NAME, _MAX_NAME_WORDS = 24, 2
+"""Characters and words up to which what looks like an identifier may be somebody's name."""
 
 
 def family_of(kind: str) -> Family:
@@ -134,6 +146,12 @@ def is_key(key: str) -> bool:
 def is_name(value: str) -> bool:
     """Return whether it looks like an identifier, an enumeration or a time, and not like something that is said."""
     return _NAME.fullmatch(value) is not None
+
+
+def is_somebodys_name(value: str) -> bool:
+    """Return whether it may be what somebody is called, and is no sentence whose words are joined up."""
+    words = [word for word in _BETWEEN_WORDS.split(value) if word]
+    return is_name(value) and len(value) <= _MAX_NAME and len(words) <= _MAX_NAME_WORDS
 
 
 def is_opaque(value: str) -> bool:

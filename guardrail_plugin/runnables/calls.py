@@ -16,7 +16,8 @@ from guardrail_plugin.runnables.ahead import Ahead, AsyncAhead, beside
 from guardrail_plugin.runnables.batches import BatchWork
 from guardrail_plugin.runnables.gate import Gate
 from guardrail_plugin.runnables.output_stage import OutputStage
-from guardrail_plugin.runnables.stage import InputStage
+from guardrail_plugin.runnables.rewrite import unshared
+from guardrail_plugin.runnables.stage import InputStage, Reading
 from guardrail_plugin.runnables.streams import closing
 
 
@@ -34,40 +35,44 @@ class Calls:
     output: OutputStage | None
     overlap: bool
 
+    def _gate(self) -> Gate:
+        return Gate(wait_s=self.input.verdict_within_s)
+
     def invoke(self, value: Any, manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any) -> object:
         """Answer one input."""
         if self.overlap:
             return self._overlapped(value, manager, config, **kwargs)
-        [outcome] = self.input.judge([value], [manager])
+        turn = self.input.read(value)
+        [outcome] = self.input.judge([turn], [manager])
         if not isinstance(outcome, Allowed | Edited):
             return self.input.instead(outcome)
-        value = self.input.accepted(value, outcome)
+        value, turn = self.input.accepted(value, turn, outcome)
         if self.output is None:
             return self.runnable.invoke(value, config, **kwargs)
-        return self._checked(value, detached.invoke(self.runnable, value, config, manager, **kwargs), manager)
+        return self._checked(turn, detached.invoke(self.runnable, value, config, manager, **kwargs), manager)
 
     def _overlapped(
         self, value: Any, manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> object:
-        gate = Gate()
+        turn, kept, gate = self.input.read(value), unshared(value), self._gate()
         call = beside(lambda: detached.invoke(self.runnable, value, config, manager, **kwargs), gate)
         try:
-            [outcome] = self.input.judge([value], [manager])
+            [outcome] = self.input.judge([turn], [manager])
             if isinstance(outcome, Allowed):
                 gate.open()
-                return self._checked(value, call.result(), manager)
+                return self._checked(turn, call.result(), manager)
         finally:
             gate.shut()
             del call  # it keeps the chain's error, whose traceback holds this frame
         if not isinstance(outcome, Edited):
             return self.input.instead(outcome)
-        value = self.input.accepted(value, outcome)
-        return self._checked(value, detached.invoke(self.runnable, value, config, manager, **kwargs), manager)
+        edited, turn = self.input.accepted(kept, turn, outcome)
+        return self._checked(turn, detached.invoke(self.runnable, edited, config, manager, **kwargs), manager)
 
-    def _checked(self, value: object, output: object, manager: CallbackManagerForChainRun) -> object:
+    def _checked(self, turn: Reading, output: object, manager: CallbackManagerForChainRun) -> object:
         if self.output is None:
             return output
-        [outcome] = self.output.judge([output], [self.input.asked(value)], [manager])
+        [outcome] = self.output.judge([output], [self.input.asked(turn)], [manager])
         return self.output.passed(output, outcome)
 
     async def ainvoke(
@@ -76,19 +81,20 @@ class Calls:
         """Like ``invoke``. Cancellation: passes to the guardian and the chain; nothing is left running."""
         if self.overlap:
             return await self._aoverlapped(value, manager, config, **kwargs)
-        [outcome] = await self.input.ajudge([value], [manager])
+        turn = self.input.read(value)
+        [outcome] = await self.input.ajudge([turn], [manager])
         if not isinstance(outcome, Allowed | Edited):
             return self.input.instead(outcome)
-        value = self.input.accepted(value, outcome)
+        value, turn = self.input.accepted(value, turn, outcome)
         if self.output is None:
             return await self.runnable.ainvoke(value, config, **kwargs)
         output = await detached.ainvoke(self.runnable, value, config, manager, **kwargs)
-        return await self._achecked(value, output, manager)
+        return await self._achecked(turn, output, manager)
 
     async def _aoverlapped(
         self, value: Any, manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> object:
-        gate = Gate()
+        turn, kept, gate = self.input.read(value), unshared(value), self._gate()
 
         async def speculate() -> object:
             gate.enter()
@@ -96,7 +102,7 @@ class Calls:
 
         call = asyncio.create_task(speculate())
         try:
-            [outcome] = await self.input.ajudge([value], [manager])
+            [outcome] = await self.input.ajudge([turn], [manager])
             if isinstance(outcome, Allowed):
                 gate.open()
                 output = await call
@@ -105,17 +111,16 @@ class Calls:
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
         if isinstance(outcome, Edited):
-            edited = self.input.accepted(value, outcome)
+            edited, turn = self.input.accepted(kept, turn, outcome)
             output = await detached.ainvoke(self.runnable, edited, config, manager, **kwargs)
-            return await self._achecked(edited, output, manager)
-        if not isinstance(outcome, Allowed):
+        elif not isinstance(outcome, Allowed):
             return self.input.instead(outcome)
-        return await self._achecked(value, output, manager)
+        return await self._achecked(turn, output, manager)
 
-    async def _achecked(self, value: object, output: object, manager: AsyncCallbackManagerForChainRun) -> object:
+    async def _achecked(self, turn: Reading, output: object, manager: AsyncCallbackManagerForChainRun) -> object:
         if self.output is None:
             return output
-        [outcome] = await self.output.ajudge([output], [self.input.asked(value)], [manager])
+        [outcome] = await self.output.ajudge([output], [self.input.asked(turn)], [manager])
         return self.output.passed(output, outcome)
 
     def batch(
@@ -129,8 +134,9 @@ class Calls:
     ) -> list[object]:
         """Answer many inputs: all inputs are one guardian batch, and so are all answers."""
         most, rail = configs[0].get("max_concurrency"), self.output
-        outcomes = self.input.judge(values, managers, max_concurrency=most)
-        work = BatchWork(self.input, values, outcomes, keep_errors=keep_errors)
+        turns = [self.input.read(value) for value in values]
+        outcomes = self.input.judge(turns, managers, max_concurrency=most)
+        work = BatchWork(self.input, values, turns, outcomes, keep_errors=keep_errors)
         chosen, its_managers, its_configs = work.pick(managers, configs)
         if chosen and rail is None:
             work.take(self.runnable.batch(chosen, its_configs, return_exceptions=keep_errors, **kwargs))
@@ -156,8 +162,9 @@ class Calls:
     ) -> list[object]:
         """Like ``batch``. Cancellation: passes to the guardian and the chain."""
         most, rail = configs[0].get("max_concurrency"), self.output
-        outcomes = await self.input.ajudge(values, managers, max_concurrency=most)
-        work = BatchWork(self.input, values, outcomes, keep_errors=keep_errors)
+        turns = [self.input.read(value) for value in values]
+        outcomes = await self.input.ajudge(turns, managers, max_concurrency=most)
+        work = BatchWork(self.input, values, turns, outcomes, keep_errors=keep_errors)
         chosen, its_managers, its_configs = work.pick(managers, configs)
         if chosen and rail is None:
             work.take(await self.runnable.abatch(chosen, its_configs, return_exceptions=keep_errors, **kwargs))
@@ -176,28 +183,29 @@ class Calls:
         self, value: Any, manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Iterator[object]:
         """Answer one input in chunks. A reader that leaves closes all that runs."""
-        gate = Gate()
+        turn, kept, gate = self.input.read(value), value, self._gate()
         ahead: Ahead[object] | None = None
         if self.overlap:
+            kept = unshared(value)
             ahead = Ahead(lambda: detached.stream(self.runnable, value, config, manager, **kwargs), gate)
         try:
-            [outcome] = self.input.judge([value], [manager])
+            [outcome] = self.input.judge([turn], [manager])
             if not isinstance(outcome, Allowed | Edited):
                 gate.shut()
                 yield self.input.instead(outcome, chunk=True)
                 return
-            value = self.input.accepted(value, outcome)
+            goes_on, turn = self.input.accepted(kept, turn, outcome)
             if ahead is not None and isinstance(outcome, Allowed):
                 gate.open()
                 source: Iterator[object] = ahead
             elif self.output is None and not self.overlap:
-                source = self.runnable.stream(value, config, **kwargs)
+                source = self.runnable.stream(goes_on, config, **kwargs)
             else:
-                source = detached.stream(self.runnable, value, config, manager, **kwargs)
+                source = detached.stream(self.runnable, goes_on, config, manager, **kwargs)
             if self.output is None:
                 yield from source
             else:
-                yield from self.output.stream(source, self.input.asked(value), manager)
+                yield from self.output.stream(source, self.input.asked(turn), manager)
         finally:
             gate.shut()
             if ahead is not None:
@@ -207,33 +215,37 @@ class Calls:
         self, value: Any, manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> AsyncIterator[object]:
         """Like ``stream``. Cancellation: passes to the guardian and the chain; nothing is left running."""
-        gate = Gate()
+        turn, kept, gate = self.input.read(value), value, self._gate()
         ahead: AsyncAhead[object] | None = None
         if self.overlap:
+            kept = unshared(value)
             ahead = AsyncAhead(detached.astream(self.runnable, value, config, manager, **kwargs), gate)
         try:
-            [outcome] = await self.input.ajudge([value], [manager])
+            [outcome] = await self.input.ajudge([turn], [manager])
             if not isinstance(outcome, Allowed | Edited):
                 gate.shut()
                 if ahead is not None:
                     await ahead.aclose()
                 yield self.input.instead(outcome, chunk=True)
                 return
-            value = self.input.accepted(value, outcome)
+            goes_on, turn = self.input.accepted(kept, turn, outcome)
             if ahead is not None and isinstance(outcome, Allowed):
                 gate.open()
                 source: AsyncIterator[object] = ahead
             elif self.output is None and not self.overlap:
-                source = self.runnable.astream(value, config, **kwargs)
+                source = self.runnable.astream(goes_on, config, **kwargs)
             else:
                 if ahead is not None:
                     await ahead.aclose()
-                source = detached.astream(self.runnable, value, config, manager, **kwargs)
+                source = detached.astream(self.runnable, goes_on, config, manager, **kwargs)
                 if self.output is None:
+                    gate.shut()
+                    gate = self._gate()
+                    gate.open()
                     # Read in a task of its own, whose config it sets.
                     source = ahead = AsyncAhead(source, gate)
             if self.output is not None:
-                source = self.output.astream(source, self.input.asked(value), manager)
+                source = self.output.astream(source, self.input.asked(turn), manager)
             async with closing(source) as chunks:
                 async for chunk in chunks:
                     yield chunk

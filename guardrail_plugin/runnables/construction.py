@@ -16,11 +16,11 @@ from guardrail_plugin.flow import OnEscalate, Release, Rules, Window, WindowSett
 from guardrail_plugin.guardian.protocol import GuardianProtocol, taxonomy_of
 from guardrail_plugin.runnables.answers import OutputText
 from guardrail_plugin.runnables.calls import Calls
+from guardrail_plugin.runnables.input_keys import InputKey, declared_by
 from guardrail_plugin.runnables.output import OutputKind, output_kind
 from guardrail_plugin.runnables.output_stage import OutputStage
 from guardrail_plugin.runnables.stage import InputStage, OnBlock
 from guardrail_plugin.runnables.verdict_only import VerdictOnly
-from guardrail_plugin.runnables.views import InputKey
 
 GuardRail: TypeAlias = Literal["input", "output"]
 """The rails that ``guard()`` puts around a chain."""
@@ -104,6 +104,7 @@ def build_calls(runnable: Runnable[Any, Any], settings: Settings) -> Calls:
             input_key=key,
             on_block=settings.on_block,
             context_turns=turns,
+            declared=declared_by(runnable),
             on="input" in rails,
         ),
         output=output,

@@ -123,7 +123,7 @@ def strings_in(value: object, *, keys: bool) -> list[str]:
 def strings_of_data(value: object, *, keys: bool) -> list[str]:
     """Like ``strings_in``, for what is no content block: nothing in it is exempt."""
     reader = Reader(keys=keys)
-    reader.read(value, _DATA)
+    reader.read_data(value)
     return [text for _, text in reader.runs]
 
 
@@ -141,7 +141,7 @@ def shown_in(block: object) -> tuple[tuple[str, ...], bool]:
 def shown_in_data(value: object) -> tuple[str, ...]:
     """Like ``shown_in``, for what is no content block: only what says that it is a medium is taken for one."""
     reader = Reader(keys=False)
-    reader.read(value, _DATA)
+    reader.read_data(value)
     return tuple(reader.shown)
 
 
@@ -175,6 +175,14 @@ class Reader:
         self._keys = keys
         self._cited = 0
 
+    def read_data(self, value: object) -> None:
+        """Take in what is no content block.
+
+        Raises:
+            InputError: it is nested without end.
+        """
+        self.read(value, _DATA)
+
     def read(self, value: object, place: _Place = _TOP, key: str = "", depth: int = 0) -> None:
         """Take in a value of whatever type.
 
@@ -201,7 +209,7 @@ class Reader:
         known = place.family != "unknown"
         for key, inner in block.items():
             name = str(key)
-            if not is_key(name) or (self._keys and not known and not is_word(name)):
+            if self._tells_key(name, known=known):
                 self.runs.append((False, name))
             names = name in NAMES if known else name in ("type", "index")
             # Of mappings only these two: anything could be told in others.
@@ -217,8 +225,14 @@ class Reader:
             self._keep(None, replace(place, kind="image"), key, given=text)
         elif place.family == "media" and (key in PAYLOAD or (key in MEDIA_KINDS and is_payload(text))):
             self._keep(text_in_payload(text, mime=place.mime, kind=place.kind), place, key, given=text)
-        elif text and not (place.naming and is_name(text)) and not (known and key in SEALED and is_opaque(text)):
+        elif text and self._tells(text, place.naming, key, known=known):
             self.runs.append((place.family == "text", text))
+
+    def _tells_key(self, name: str, *, known: bool) -> bool:
+        return not is_key(name) or (self._keys and not known and not is_word(name))
+
+    def _tells(self, text: str, naming: bool, key: str, *, known: bool) -> bool:
+        return not (naming and is_name(text)) and not (known and key in SEALED and is_opaque(text))
 
     def _keep(self, text: str | None, place: _Place, key: str, *, given: str = "") -> None:
         """Keep what a payload encodes; where it encodes no text, note that, and keep it as it is if that is text."""

@@ -4,9 +4,9 @@ A parser's error holds the whole answer, a validator's the part that it dislikes
 to hold. So an error leaves as it came only where it cannot quote the model:
 
 - Always: errors of this library, cancellation and the like.
-- Before anything was said: whatever the chain raises, so that mistakes in a prompt and refused keys are told. That is
-  known once a chat model of LangChain's has begun and none has spoken, and before that in chains of inert parts only
-  (``silence``). Errors that are made to quote text (parsers', validators') do not count as such.
+- Before anything was said: what LangChain's models raise themselves, so that refused keys are told, and in chains of
+  inert parts (``silence``) whatever is raised, so that mistakes in a prompt are. Errors that are made to quote text
+  (parsers', validators') do not count as such.
 - After that: no answer came (limits of time or steps, connections, a provider's HTTP status): callers retry on these.
   Notes on them are dropped. LangGraph's control flow passes where it carries no text: an interrupt shows its value to
   whoever runs the outer graph, a command to a parent writes into its state.
@@ -40,22 +40,20 @@ _ADVICE = (
 
 
 class Heard(BaseCallbackHandler):
-    """Listens to one detached run only for whether a model has spoken, and decides about what it raises."""
+    """Listens to one detached run only for whether models speak or fail, and decides about what the run raises."""
 
     run_inline = True  # in async calls: a thread per event would cost more than the note
 
     def __init__(self, runnable: Runnable[Any, Any]) -> None:
         """Listen for a runnable's call."""
         self._runnable = runnable
-        self._began = self._spoke = False
+        self._spoke = False
+        self._failed: set[tuple[int, type[BaseException]]] = set()
 
     @override
-    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
-        self._began = True
-
-    @override
-    def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
-        self._began = True
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        # Not the error itself: its traceback holds what holds this.
+        self._failed.add((id(error), type(error)))
 
     @override
     def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
@@ -119,18 +117,15 @@ class Heard(BaseCallbackHandler):
             return ChainError(type(error).__name__, place=_place(error))
 
     def _told(self, error: BaseException) -> BaseException:
-        silent = self._silent()
+        silent = not self._spoke and inert(self._runnable)
         if silent and not any(quotes(link) for link in _chain(error)):
             return error
+        failed = not self._spoke and (id(error), type(error)) in self._failed
         error = _first(error)
-        if _always(error) or (no_answer(error) and not quotes(error)):
+        if _always(error) or ((failed or no_answer(error)) and not quotes(error)):
             return _cut(error, silent=silent)
         advice = _ADVICE if named(error, _CONTROL) else None
         return ChainError(type(error).__name__, place=_place(error), advice=advice)
-
-    def _silent(self) -> bool:
-        """Tell whether it is known that no model has answered."""
-        return not self._spoke and (self._began or inert(self._runnable))
 
 
 def is_control_flow(error: BaseException) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import ContextVar
 
-from guardrail_plugin.core.errors import BlockedError
+from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianTimeout
 
 
 class Gate:
@@ -15,9 +16,12 @@ class Gate:
     A gate inside another call's gate lets nothing through before that one does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, wait_s: float = 60.0) -> None:
+        """Close a gate. ``wait_s``: how long a thread waits for it, in seconds."""
         self._outer = _GATE.get()
         self._open: Future[bool] = Future()
+        self._wait_s = wait_s
+        self._loop = _running_loop()
 
     def open(self) -> None:
         """Let the call act. Does nothing once the gate is shut."""
@@ -34,14 +38,25 @@ class Gate:
         _GATE.set(self)
 
     def wait(self) -> None:
-        """Wait for the verdict.
+        """Wait for the verdict, in a thread.
 
         Raises:
             BlockedError: the input was blocked.
+            ConfigError: this is the event loop that has to bring the verdict.
+            GuardianTimeout: it did not come in time.
         """
         if self._outer is not None:
             self._outer.wait()
-        if not self._open.result():
+        if not self._open.done() and self._loop is not None and self._loop is _running_loop():
+            raise ConfigError(
+                "a guarded tool was called with invoke on the event loop, where overlap=True has it wait for the "
+                "verdict that this loop brings; call it with ainvoke"
+            )
+        try:
+            is_open = self._open.result(self._wait_s)
+        except FutureTimeout:
+            raise GuardianTimeout(self._wait_s) from None
+        if not is_open:
             raise BlockedError(None, rail="input")
 
     async def await_open(self) -> None:
@@ -52,6 +67,13 @@ class Gate:
             raise BlockedError(None, rail="input")
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 _GATE: ContextVar[Gate | None] = ContextVar("guardrail_gate", default=None)
 
 
@@ -60,6 +82,8 @@ def wait_for_verdict() -> None:
 
     Raises:
         BlockedError: its input was blocked.
+        ConfigError: this is the event loop that has to bring the verdict.
+        GuardianTimeout: the verdict did not come in time.
     """
     gate = _GATE.get()
     if gate is not None:

@@ -17,8 +17,8 @@ from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import OutputText
 from guardrail_plugin.runnables.construction import GuardRail
 from guardrail_plugin.runnables.guarded import GuardedRunnable
+from guardrail_plugin.runnables.input_keys import InputKey
 from guardrail_plugin.runnables.stage import OnBlock
-from guardrail_plugin.runnables.views import InputKey
 
 
 def guard(
@@ -56,10 +56,10 @@ def guard(
     chunk leaves later than the chain's own by one window and one check; async streams read on while a check is out.
 
     With the output rail, what the chain raises leaves unchanged if it cannot quote the model: time limits, connections,
-    a provider's statuses, and whatever comes before the chain's chat models have said anything. Parsers' and other
-    errors become ``ChainError``, which names their type and place. So do an interrupt and a command to a parent graph
-    that carry text out of a guarded LangGraph graph, past the rail: guard the model or the inner node instead, or put
-    ``guardrail_node`` or ``GuardrailMiddleware`` inside the graph.
+    a provider's statuses, what a model raises before any has said something, and, in chains that hold no functions,
+    whatever else comes before that. Parsers' and other errors become ``ChainError``, which names their type and place.
+    So do an interrupt and a command to a parent graph that carry text out of a guarded LangGraph graph, past the rail:
+    guard the model or the inner node instead, or put ``guardrail_node`` or ``GuardrailMiddleware`` inside the graph.
 
     Wrap the whole of what can answer: in ``guard(a).with_fallbacks([b])`` a rail that raises is one more failure,
     and ``b`` gets the input unjudged. Write ``guard(a.with_fallbacks([b]))``.
@@ -72,7 +72,9 @@ def guard(
             from the caller's callbacks; see ``GuardedRunnable``.
         input_key: for dict inputs, the key of the user's text or messages, or a function from the input to them.
             ``None``: a value alone in its dict, or under exactly one of ``messages``, ``input``, ``question``,
-            ``query``.
+            ``query``, if the prompt with which the chain may begin reads that one. What is there as plain dicts or
+            lists, rather than text or LangChain's messages, is judged whole, system prompts and earlier turns too, as
+            a prompt may write it out; not so under ``messages``, in a ``MessagesPlaceholder``, or from a function.
         output_type: ``str`` or ``AIMessage`` where ``runnable`` does not tell what it returns.
         output_text: for outputs that are neither text nor messages: a function from the whole output to what of it is
             judged. Their streams are held until they are complete, and leave as the one value that was judged.
@@ -83,7 +85,8 @@ def guard(
         overlap: start the chain beside the guardian; nothing leaves before the verdict, and a block cancels the
             chain's task (in sync calls it is abandoned). Batches are judged first all the same. **The chain runs on
             inputs that are then blocked**: whatever it writes, sends or spends is done. Tools made by ``guard_tool``
-            wait for the verdict; others do not.
+            wait for the verdict; others do not. In async functions call them with ``ainvoke``: ``invoke`` would stop
+            the loop that brings the verdict, and is refused.
         on_block: ``"respond"``, ``"raise"``, or ``function(verdict, response)`` whose result stands in for the
             output; with a ``function(verdict)`` no response is written, which takes seconds where the guardian's
             model writes it. ``None``: as the policy says. The verdict is ``None`` when none could be had.

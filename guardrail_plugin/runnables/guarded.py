@@ -23,10 +23,10 @@ from guardrail_plugin.runnables.answers import OutputText
 from guardrail_plugin.runnables.bind_first import BindFirst
 from guardrail_plugin.runnables.calls import Calls
 from guardrail_plugin.runnables.construction import GuardRail, Settings, build_calls, check_rails
+from guardrail_plugin.runnables.input_keys import InputKey
 from guardrail_plugin.runnables.stage import OnBlock
 from guardrail_plugin.runnables.streams import closing, joined
 from guardrail_plugin.runnables.verdict_only import VerdictOnly
-from guardrail_plugin.runnables.views import InputKey
 
 
 class GuardedRunnable(BindFirst, RunnableSerializable[Input, Output]):

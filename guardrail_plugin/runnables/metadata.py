@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langchain_core.messages import BaseMessage
 
-from guardrail_plugin.runnables.block_kinds import is_name
+from guardrail_plugin.runnables.block_kinds import is_name, is_somebodys_name
 from guardrail_plugin.runnables.content import strings_of_data
 
 _COUNTS = frozenset({"logprobs", "token_usage", "usage", "usage_metadata", "metrics", "ResponseMetadata", "headers"})
@@ -40,3 +40,9 @@ def metadata_in(message: BaseMessage) -> list[str]:
             told = strings_of_data(value, keys=False)
             found += [text for text in told if key not in _TERMS or not is_name(text)]
     return [text for text in found if text.strip()]
+
+
+def name_in(message: BaseMessage) -> str | None:
+    """Return the name of a message where it may be more than that: providers show it to the model."""
+    name = message.name or message.additional_kwargs.get("name")
+    return name if isinstance(name, str) and name.strip() and not is_somebodys_name(name) else None

@@ -24,10 +24,20 @@ from guardrail_plugin.flow import (
 )
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.runnables.answers import Asked
+from guardrail_plugin.runnables.input_keys import Declared, InputKey
 from guardrail_plugin.runnables.output import OutputKind, reply
 from guardrail_plugin.runnables.rail_runs import TracedRail
 from guardrail_plugin.runnables.rewrite import rewrite_input
-from guardrail_plugin.runnables.views import InputKey, Turn, read_turn
+from guardrail_plugin.runnables.views import Turn, read_turn
+
+_AROUND_S = 5.0
+"""For what stands around the guardian's own time: callbacks, and the way to its pool."""
+
+_PERSON_S = 3600.0
+"""For a person who is asked."""
+
+Reading: TypeAlias = Turn | InputError
+"""An input as it was read, whatever becomes of the input afterwards."""
 
 OnBlock: TypeAlias = Literal["respond", "raise"] | Callable[[Verdict | None, str], Any]
 """``"respond"``, ``"raise"``, or a function from the verdict and the safeguard response to the chain's output.
@@ -41,6 +51,7 @@ class InputStage:
     """An input rail with its settings. Immutable and shared by all calls of a wrapper.
 
     Attributes:
+        declared: what the chain says that it reads of an input; ``None``: that is not known for certain.
         on: ``False`` lets every input on unjudged: only answers are checked.
         kind: the type of a safeguard response; ``None`` where ``on_block`` makes it or blocks raise.
     """
@@ -51,12 +62,27 @@ class InputStage:
     input_key: InputKey | None
     on_block: OnBlock | None
     context_turns: int
+    declared: Declared | None = None
     on: bool = True
 
     @property
     def policy(self) -> Policy:
         """The policy with the wrapper's own ``on_block`` written into it."""
         return self.rules.policy
+
+    @property
+    def verdict_within_s(self) -> float:
+        """How long a call may wait for what is decided about its input, in seconds."""
+        return self.policy.timeout_s + _AROUND_S if self.rules.on_escalate is None else _PERSON_S
+
+    def read(self, value: object) -> Reading:
+        """Read an input. A chain may edit it in place: read it before, and hand on the reading."""
+        if isinstance(value, Turn | InputError):
+            return value
+        try:
+            return read_turn(value, input_key=self.input_key, declared=self.declared, context_turns=self.context_turns)
+        except InputError as error:
+            return error
 
     def judge(
         self,
@@ -65,7 +91,7 @@ class InputStage:
         *,
         max_concurrency: int | None = None,
     ) -> list[Outcome]:
-        """Decide about inputs in one guardian batch, each inside a child run of its parent.
+        """Decide about inputs, or readings of them, in one guardian batch, each inside a child run of its parent.
 
         Raises:
             BaseException: only what is not a ``GuardrailError``; those become outcomes.
@@ -103,19 +129,20 @@ class InputStage:
         fields = describe(outcome, policy_version=self.policy.version)
         return reply(outcome.response, self.kind, fields=fields, chunk=chunk)
 
-    def accepted(self, value: object, outcome: Outcome) -> object:
-        """Return the input with which a call goes on: as it came, or as a person edited it.
+    def accepted(self, value: object, turn: Reading, outcome: Outcome) -> tuple[object, Reading]:
+        """Return the input with which a call goes on, as it came or as a person edited it, and the reading of that.
 
         Raises:
             InputError: the edited text cannot be written back into this input.
         """
-        if isinstance(outcome, Edited):
-            return rewrite_input(value, outcome.text, input_key=self.input_key)
-        return value
+        if not isinstance(outcome, Edited):
+            return value, turn
+        value = rewrite_input(value, outcome.text, input_key=self.input_key, declared=self.declared)
+        return value, self.read(value)
 
     def asked(self, value: object) -> Asked:
-        """Return what an answer to this input answers; nothing where the input cannot be read."""
-        turn = self._turn(value)
+        """Return what an answer to this input, or reading, answers; nothing where the input cannot be read."""
+        turn = self.read(value)
         subject = turn.subject if isinstance(turn, Turn) else turn
         return Asked(subject.text, subject.context) if isinstance(subject, Check) else Asked()
 
@@ -142,9 +169,9 @@ class InputStage:
         return TracedRail(self.guardian, self.policy, "input")
 
     def _flows(self, inputs: Sequence[object]) -> list[Steps[Outcome]]:
-        return [self._flow(self._turn(value)) for value in inputs]
+        return [self._flow(self.read(value)) for value in inputs]
 
-    def _flow(self, turn: Turn | InputError) -> Steps[Outcome]:
+    def _flow(self, turn: Reading) -> Steps[Outcome]:
         return input_rail(
             turn.subject if isinstance(turn, Turn) else turn,
             beside=turn.beside if isinstance(turn, Turn) else None,
@@ -153,9 +180,3 @@ class InputStage:
             on_escalate=self.rules.on_escalate,
             respond=self.rules.respond,
         )
-
-    def _turn(self, value: object) -> Turn | InputError:
-        try:
-            return read_turn(value, input_key=self.input_key, context_turns=self.context_turns)
-        except InputError as error:
-            return error

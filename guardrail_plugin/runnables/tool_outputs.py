@@ -43,11 +43,16 @@ def read_output(output: Any) -> list[Content]:
     Raises:
         InputError: it holds messages in a form that cannot be read.
     """
-    if is_command(output):
-        return [_said(item) for item in _update_messages(output)]
-    if _is_list_of_messages(output):
-        return [content for item in output for content in read_output(item)]
-    return [_said(output)]
+    return [_said(item) for item in _items(output)]
+
+
+def messages_of(output: Any) -> list[object]:
+    """Return the messages in it, one for each of ``texts_of``, as LangGraph would make them; other items as they are.
+
+    Raises:
+        InputError: it holds messages in a form that cannot be read.
+    """
+    return [item if isinstance(item, BaseMessage) else _as_message(item) for item in _items(output)]
 
 
 def replaced(output: Any, texts: Sequence[str | None], *, error: bool) -> Any:
@@ -95,12 +100,26 @@ def plain_text(output: object) -> str:
         return str(output)
 
 
+def as_content(output: object) -> str | list[str | dict[Any, Any]]:
+    """Return a tool's plain output as LangChain writes it into a ``ToolMessage``."""
+    return list(output) if _is_blocks(output) else plain_text(output)
+
+
 def _is_blocks(output: object) -> TypeGuard[Sequence[str | dict[Any, Any]]]:
     return isinstance(output, Sequence) and not isinstance(output, str) and all(_is_block(item) for item in output)
 
 
 def _is_block(item: object) -> bool:
     return isinstance(item, str) or (isinstance(item, dict) and item.get("type") in TOOL_MESSAGE_BLOCK_TYPES)
+
+
+def _items(output: Any) -> list[object]:
+    """Return what is judged on its own: each message, or the output."""
+    if is_command(output):
+        return _update_messages(output)
+    if _is_list_of_messages(output):
+        return [part for item in output for part in _items(item)]
+    return [output]
 
 
 def _said(item: object) -> Content:

@@ -22,11 +22,13 @@ from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, des
 from guardrail_plugin.runnables.detached import detached
 from guardrail_plugin.runnables.failures import is_control_flow, listeners, words_of
 from guardrail_plugin.runnables.gate import await_verdict, wait_for_verdict
-from guardrail_plugin.runnables.tool_outputs import holds_messages, replaced
+from guardrail_plugin.runnables.tool_outputs import as_content, holds_messages, replaced
 from guardrail_plugin.runnables.tool_stage import ToolStage, edited_arguments
 from guardrail_plugin.runnables.withheld import refusal_of
 
 Handle: TypeAlias = Literal["message", "raise"]
+OnReplaced: TypeAlias = Callable[[Any], None]
+"""Told what a tool returned, as messages, where something of it is replaced."""
 
 _SIMPLE = {
     "title": "tool",
@@ -52,6 +54,7 @@ class GuardedTool(BaseTool):
 
     What an exception says is judged like an output, as whoever catches it may show it to the model: what is blocked of
     it is not raised. Of what it was raised from, and of the errors in a group, too: tracebacks and traces print these.
+    So are messages in a command to the graph above, which a sub-agent inside the tool raises.
 
     Does not: judge artifacts (no model reads them), other values in a ``Command``'s update than messages, or what its
     ``Send`` carries; hold back what the tool writes to a stream itself (``stream_writer``, ``emit_output_delta``).
@@ -65,6 +68,7 @@ class GuardedTool(BaseTool):
 
     _hidden: frozenset[str] = PrivateAttr()
     _answered: bool = PrivateAttr(default=False)
+    _on_replaced: OnReplaced | None = PrivateAttr(default=None)
 
     def __init__(self, *, inner: BaseTool, stage: ToolStage, handle: Handle = "message") -> None:
         given: dict[str, Any] = {name: getattr(inner, name) for name in BaseTool.model_fields}
@@ -76,10 +80,15 @@ class GuardedTool(BaseTool):
         """Whether a call has come through its rails. Of use where it is made for one call, as by ``with_stage``."""
         return self._answered
 
-    def with_stage(self, stage: ToolStage, *, handle: Handle) -> GuardedTool:
-        """Return the same tool behind other rails."""
+    def with_stage(self, stage: ToolStage, *, handle: Handle, on_replaced: OnReplaced | None = None) -> GuardedTool:
+        """Return the same tool behind other rails.
+
+        Args:
+            on_replaced: told what the tool returned, before something of it is replaced.
+        """
         twin = self.model_copy(update={"stage": stage, "handle": handle})
         twin._answered = False
+        twin._on_replaced = on_replaced
         return twin
 
     @property
@@ -216,7 +225,7 @@ class GuardedTool(BaseTool):
         A model may read either: who catches an error, ToolNode or a middleware, writes down what it says.
 
         Raises:
-            Exception: it says nothing that a tool could have read: LangGraph's control flow, errors of this library.
+            Exception: it says nothing that a tool could have read: LangGraph's interrupts, errors of this library.
         """
         handler = self.handle_tool_error
         if isinstance(error, ToolException) and handler:
@@ -226,6 +235,8 @@ class GuardedTool(BaseTool):
                 error = raised
             else:
                 return (error.args or ("Tool execution error",))[0] if handler is True else said, None
+        if is_control_flow(error) and error.args and holds_messages(error.args[0]):
+            return error.args[0], error
         if isinstance(error, GuardrailError) or is_control_flow(error):
             raise error
         return words_of(error), error
@@ -256,10 +267,17 @@ class GuardedTool(BaseTool):
                 finally:
                     del failure
             return self._shaped(self._failure(content, call_id) if failed else content, artifact)
+        if self._on_replaced is not None:
+            given = content if holds_messages(content) else self._whole(content, artifact, call_id, failed=failed)
+            self._on_replaced(given)
         blocked = next((outcome for outcome in outcomes if isinstance(outcome, Blocked)), None)
         if blocked is not None and not holds_messages(content):
             return self._answer(blocked.response, blocked, call_id)
-        return self._shaped(replaced(content, texts, error=blocked is not None or failed), None)
+        command = failure is not None and is_control_flow(failure)
+        changed = replaced(content, texts, error=blocked is not None or (failed and not command))
+        if failure is not None and command:
+            raise type(failure)(changed)
+        return self._shaped(self._failure(changed, call_id) if failed else changed, None)
 
     def _refused(self, outcome: Outcome, call_id: str | None) -> Any:
         if isinstance(outcome, Failed):
@@ -291,7 +309,16 @@ class GuardedTool(BaseTool):
     def _failure(self, content: Any, call_id: str | None) -> Any:
         if call_id is None or not isinstance(content, str):
             return content
-        return ToolMessage(content=content, tool_call_id=call_id, name=self.name, status="error")
+        return self._whole(content, None, call_id, failed=True)
+
+    def _whole(self, content: Any, artifact: Any, call_id: str | None, *, failed: bool) -> ToolMessage:
+        return ToolMessage(
+            content=as_content(content),
+            artifact=artifact,
+            tool_call_id=call_id or "",
+            name=self.name,
+            status="error" if failed else "success",
+        )
 
     def _shaped(self, content: Any, artifact: Any) -> Any:
         return (content, artifact) if self.response_format == "content_and_artifact" else content

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -19,18 +19,13 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import PromptValue
 
 from guardrail_plugin.core.conversation import Check, Message, Role
-from guardrail_plugin.core.errors import InputError, did_you_mean
+from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Uncheckable
 from guardrail_plugin.runnables.blocks import part_of
 from guardrail_plugin.runnables.content import Content, kinds_in, read_content, text_in
-
-InputKey: TypeAlias = str | Callable[[object], object]
-
-QUERY_KEYS = ("messages", "input", "question", "query")
-"""Keys of a dict input that are read without ``input_key``, if exactly one of them is there."""
-
-HISTORY_KEYS = ("chat_history", "history")
-"""Keys whose messages are read as earlier turns of a dict, unless a function picks from it."""
+from guardrail_plugin.runnables.input_keys import HISTORY_KEYS, Declared, InputKey, is_message, locate
+from guardrail_plugin.runnables.metadata import name_in
+from guardrail_plugin.runnables.raw import read_raw
 
 _ROLES: tuple[tuple[type[BaseMessage], Role], ...] = (
     (HumanMessage, "user"),
@@ -42,17 +37,22 @@ _ROLES: tuple[tuple[type[BaseMessage], Role], ...] = (
 _CHAT_ROLES: dict[str, Role] = {"assistant": "assistant", "ai": "assistant", "system": "system", "developer": "system"}
 
 
-def read_input(value: object, *, input_key: InputKey | None = None, context_turns: int = 6) -> Check | Uncheckable:
+def read_input(
+    value: object, *, input_key: InputKey | None = None, declared: Declared | None = None, context_turns: int = 6
+) -> Check | Uncheckable:
     """Find the latest user turn in an input, and up to ``context_turns`` user and assistant turns before it.
 
     The latest turn is every user message after the last assistant message that precedes the last user message;
     messages that follow it (tool outputs, a prefilled answer) are not part of it. Without any user message, all
     text there is gets judged. System messages are the developer's and are not judged beside a user turn.
 
+    Args:
+        declared: what the chain says that it reads, where that is certain.
+
     Raises:
         InputError: it cannot be told what to judge: an ambiguous dict, a missing key, an unknown type.
     """
-    turn = read_turn(value, input_key=input_key, context_turns=context_turns)
+    turn = read_turn(value, input_key=input_key, declared=declared, context_turns=context_turns)
     return turn.subject if turn.beside is None or turn.open else turn.beside
 
 
@@ -69,28 +69,27 @@ class Turn:
     open: bool = True
 
 
-def read_turn(value: object, *, input_key: InputKey | None = None, context_turns: int = 6) -> Turn:
+def read_turn(
+    value: object, *, input_key: InputKey | None = None, declared: Declared | None = None, context_turns: int = 6
+) -> Turn:
     """Like ``read_input``, for rails that decide about images and files too.
 
     Raises:
         InputError: see ``read_input``.
     """
-    history: list[BaseMessage] = []
-    if input_key is not None:
-        if isinstance(value, Mapping) and isinstance(input_key, str) and input_key not in HISTORY_KEYS:
-            history = _history(value)
-        value = _by_key(value, input_key)
-    elif isinstance(value, Mapping) and not _is_message(value):
-        history = _history(value)
-        value = value[text_key(value)]
-    if isinstance(value, str):
-        earlier, turn = history, [Content(str(value), open=bool(value.strip()))]
-        found: list[str] = []
+    place = locate(value, input_key=input_key, declared=declared)
+    earlier = _history(value) if isinstance(value, Mapping) and place.key not in (None, *HISTORY_KEYS) else []
+    found: list[str] = []
+    if isinstance(place.part, str):
+        turn = [Content(str(place.part), open=bool(place.part.strip()))]
+    elif place.raw:
+        _messages(place.part)
+        turn = [read_raw(place.part)]
     else:
-        messages = _messages(value)
+        messages = _messages(place.part)
         start, stop, _ = latest_turn(messages)
-        turn = [read_content(message.content) for message in _judged(messages[start:stop])]
-        earlier = [*history, *messages[:start]]
+        turn = [content for message in _judged(messages[start:stop]) for content in _said(message)]
+        earlier = [*earlier, *messages[:start]]
         found = kinds_in(message.content for message in messages[start:stop])
     text = "\n".join(content.text for content in turn if content.text)
     is_open = any(content.open for content in turn)
@@ -106,51 +105,12 @@ def read_turn(value: object, *, input_key: InputKey | None = None, context_turns
     return Turn(Check(text, rail="input", context=_context(earlier, context_turns)), unread, is_open)
 
 
-def _by_key(value: object, input_key: InputKey) -> object:
-    if callable(input_key):
-        try:
-            return input_key(value)
-        except Exception as error:
-            # Its message may quote the input, so only its type is passed on.
-            raise InputError(f"input_key raised {type(error).__name__}") from None
-    if not isinstance(value, Mapping):
-        raise InputError(f"input_key={input_key!r} needs a dict, got {type(value).__name__}")
-    if input_key not in value:
-        near = did_you_mean(input_key, [key for key in value if isinstance(key, str)])
-        raise InputError(f"the input has no key {input_key!r}{near}")
-    return value[input_key]
-
-
-def text_key(value: Mapping[Any, object]) -> Any:
-    """Return the key of a dict under which the user's text or messages are.
-
-    Raises:
-        InputError: it cannot be told.
-    """
-    known = [key for key in QUERY_KEYS if key in value]
-    if len(known) == 1:
-        return known[0]
-    if not known:
-        readable = [key for key, item in value.items() if not isinstance(item, int | float | bool | None)]
-        if len(readable) == 1:
-            return readable[0]
-    found = f"more than one of {', '.join(known)}" if known else "no single value that holds text"
-    raise InputError(
-        f"cannot tell which part of this dict is the user's: it has {found}; "
-        "pass input_key='...' or input_key=callable to guard()"
-    )
-
-
 def _history(value: Mapping[object, object]) -> list[BaseMessage]:
     for key in HISTORY_KEYS:
         turns = value.get(key)
         if isinstance(turns, Sequence) and turns and all(isinstance(turn, BaseMessage) for turn in turns):
             return [turn for turn in turns if isinstance(turn, BaseMessage)]
     return []
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, Mapping) and "content" in value and ("role" in value or "type" in value)
 
 
 def _is_langchains(item: object) -> bool:
@@ -166,7 +126,7 @@ def _messages(value: object) -> list[BaseMessage]:
         return [value]
     if isinstance(value, PromptValue):
         return value.to_messages()
-    if _is_message(value):
+    if is_message(value):
         value = [value]
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         if all(isinstance(item, BaseMessage) for item in value):
@@ -228,6 +188,13 @@ def user_turns(messages: Sequence[BaseMessage]) -> Iterator[tuple[int, list[int]
 def _judged(turn: Sequence[BaseMessage]) -> list[BaseMessage]:
     users = [message for message in turn if _role(message) == "user"]
     return users or list(turn)
+
+
+def _said(message: BaseMessage) -> Iterator[Content]:
+    name = name_in(message)
+    if name is not None:
+        yield Content(name)
+    yield read_content(message.content)
 
 
 def _context(earlier: Sequence[BaseMessage], turns: int) -> tuple[Message, ...]:

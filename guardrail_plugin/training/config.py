@@ -93,6 +93,13 @@ class Compose(_Strict):
     reframe: tuple[str, ...] = ()
 
 
+class EvaluationFile(_Strict):
+    """An evaluation file, or its rows whose category starts with one of ``categories``: others may be for training."""
+
+    path: str
+    categories: tuple[str, ...] = ()
+
+
 class TrainConfig(_Strict):
     """A training run. ``loss = detection + lambda_response * response``.
 
@@ -122,7 +129,7 @@ class TrainConfig(_Strict):
             Source: a core with AVX512-BF16 trained 455 tokens per second in bfloat16 and 175 in float32.
         validation_fraction: share of the non-composed rows held out, by hash of the text.
         threads: torch threads; 0 leaves torch's default.
-        evaluation: files that no training text may overlap with; a source that does fails the run.
+        evaluation: files, or parts of them, that no training text may overlap with; a source that does fails the run.
     """
 
     base: str = EMBEDDED_MODEL
@@ -152,7 +159,7 @@ class TrainConfig(_Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     threads: Annotated[int, Field(ge=0)] = 0
-    evaluation: tuple[str, ...] = ()
+    evaluation: tuple[str | EvaluationFile, ...] = ()
     compose: Compose | None = None
     sources: tuple[Source, ...] = ()
 

@@ -69,13 +69,19 @@ class Evaluation:
         self._answers = _Index(((file, text) for file, text in answers if not is_refusal(text)), _ANSWERS)
 
     @classmethod
-    def of_files(cls, files: Sequence[Path]) -> Evaluation:
-        """Read the queries and the labelled responses of evaluation files.
+    def of_files(cls, files: Sequence[Path | tuple[Path, tuple[str, ...]]]) -> Evaluation:
+        """Read the queries and the labelled responses of evaluation files, or of their rows of some categories.
 
         Raises:
             ConfigError: a file is missing or malformed.
         """
-        rows = [(file.name, row) for file in files for row in read_jsonl(file)]
+        parts = [(file, ()) if isinstance(file, Path) else file for file in files]
+        rows = [
+            (file.name, row)
+            for file, categories in parts
+            for row in read_jsonl(file)
+            if not categories or str(row.get("category")).startswith(categories)
+        ]
         labelled = [(name, row) for name, row in rows if "response_harmful" in row]
         return cls(_texts(rows, "text"), _texts(labelled, "response"))
 

@@ -14,7 +14,7 @@ from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.core.refusal import is_refusal
 from guardrail_plugin.training.compose import Topic, compose, compose_answers, reframed
 from guardrail_plugin.training.compose_documents import REQUEST_FILES, compose_documents
-from guardrail_plugin.training.config import Source, TrainConfig
+from guardrail_plugin.training.config import EvaluationFile, Source, TrainConfig
 from guardrail_plugin.training.decontaminate import Evaluation
 from guardrail_plugin.training.rows import Example, held_out, iter_corpus, load_source, resolve
 from guardrail_plugin.training.rows import draw as draw_rows
@@ -61,7 +61,8 @@ def read_pools(config: TrainConfig, data_folders: Sequence[Path]) -> Pools:
     Raises:
         ConfigError: a file is missing or malformed, or a source overlaps with an evaluation file.
     """
-    evaluation = Evaluation.of_files([resolve(path, data_folders) for path in config.evaluation])
+    evaluated = [EvaluationFile(path=one) if isinstance(one, str) else one for one in config.evaluation]
+    evaluation = Evaluation.of_files([(resolve(one.path, data_folders), one.categories) for one in evaluated])
     train, validation = [], []
     for source in config.sources:
         examples = _clean(source, load_source(source, data_folders), evaluation)

@@ -19,7 +19,8 @@ from guardrail_plugin.core.policy import OnFailure
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe, input_rail, run_async
 from guardrail_plugin.observe import RailEvent
 from guardrail_plugin.runnables.construction import check_word
-from guardrail_plugin.runnables.views import InputKey, read_turn
+from guardrail_plugin.runnables.input_keys import InputKey
+from guardrail_plugin.runnables.views import read_turn
 
 Blocker: TypeAlias = Callable[[Blocked, dict[str, Any]], Response]
 """From a block and the request's body to what the client gets."""

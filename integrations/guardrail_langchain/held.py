@@ -21,6 +21,7 @@ from langgraph.types import interrupt
 from typing_extensions import NotRequired
 
 from guardrail_plugin import Check, Verdict
+from guardrail_plugin.runnables import is_name
 
 WAITING = "This waits for a person's decision."
 """Stands in for what is held, under its message id."""
@@ -35,6 +36,33 @@ def _merged(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dic
     """Add entries; ``None`` removes one."""
     both = {**(old or {}), **(new or {})}
     return {key: value for key, value in both.items() if value is not None}
+
+
+class Aside:
+    """Whom the rails of one call ask: puts what a person is to decide about aside, for a step of its own.
+
+    Attributes:
+        verdicts: because of which something was put aside.
+        inside: what these rails let through goes on to those of another guard, which would judge the words that stand
+            in for it: so nothing is put aside, and it is blocked.
+    """
+
+    def __init__(self) -> None:
+        self.verdicts: list[Verdict] = []
+        self.inside = False
+
+    def __call__(self, verdict: Verdict, check: Check) -> str:
+        """Answer for the person."""
+        if self.inside:
+            return "block"
+        self.verdicts.append(verdict)
+        return WAITING
+
+
+def put_inside(ask: object) -> None:
+    """Note that the rails which ask so have those of another guard around them."""
+    if isinstance(ask, Aside):
+        ask.inside = True
 
 
 class GuardrailState(AgentState[Any]):
@@ -52,9 +80,13 @@ def held_messages(values: Mapping[str, Any]) -> dict[str, BaseMessage]:
 def entry(message: BaseMessage, verdict: Verdict, *, by: str) -> Held:
     """Return a message as it is held, in types that every checkpointer can write.
 
-    Packed: LangGraph shows private state, too, to whoever listens to updates, values or events.
+    Packed: LangGraph shows private state, too, to whoever listens to updates, values or events. An artifact of another
+    type than those is left out.
     """
-    kind, packed = _SERDE.dumps_typed(message)
+    try:
+        kind, packed = _SERDE.dumps_typed(message)
+    except TypeError:
+        kind, packed = _SERDE.dumps_typed(message.model_copy(update={"artifact": None}))
     return {"by": by, "rail": verdict.rail, "verdict": verdict.as_dict(), "kind": kind, "packed": compress(packed)}
 
 
@@ -127,7 +159,7 @@ def decided(held: Held, said: str, *, refusal: str) -> BaseMessage:
             content=text,
             id=message.id,
             tool_call_id=message.tool_call_id,
-            name=message.name,
+            name=message.name if is_name(message.name or "") else None,
             status="error" if said == "block" else message.status,
             response_metadata={"guardrail": fields},
         )

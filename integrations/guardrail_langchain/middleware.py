@@ -56,6 +56,8 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
 
     **List it last**: the last middleware stands next to the model, so that what the others do to requests and models
     is judged too. An answer that got past it all the same (a fallback model, a cache) is judged before it is kept.
+    Several can stack: each judges what those before it in the list let through. Of answers and outputs of tools only
+    the last of them asks by pausing the graph; the others block them on ``"escalate"``, unless ``on_escalate`` decides.
 
     LangGraph saves what a user says before any middleware runs: put ``GuardedSaver`` around the checkpointer, and no
     checkpoint holds a blocked text, nor one that waits for a person.
@@ -66,7 +68,9 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     comes before the step that would be paused (``on_escalate`` is asked about all); remove the arguments of a tool call
     that a person refused from the model's message; judge images or audio; judge, before one model call has read it,
     what is added while the graph is halted right before the model (``interrupt_before=["model"]``); ask again about a
-    turn to which a message is added together with the decision.
+    turn to which a message is added together with the decision; with ``on_block="raise"``, take the message that was
+    blocked out of the thread: it is judged again with the next one, and raises again, until
+    ``RemoveMessage(id=...)``, which may come with the next message, has removed it.
     What waits for a person is in streams of the state, packed but not encrypted: keep ``guardrail_held`` from clients.
     """
 
@@ -206,7 +210,7 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
             return handler(request)
         call = ToolCall(request, settings, self._twin(request.tool, settings), by=self._name)
         refusal = call.refusal()
-        return refusal if refusal is not None else call.finish(handler(call.request))
+        return refusal if refusal is not None else call.run(handler)
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
@@ -217,11 +221,13 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
             return await handler(request)
         call = ToolCall(request, settings, self._twin(request.tool, settings), by=self._name)
         refusal = await call.arefusal()
-        return refusal if refusal is not None else await call.afinish(await handler(call.request))
+        return refusal if refusal is not None else await call.arun(handler)
 
     def _twin(self, tool: BaseTool | None, settings: Settings) -> GuardedTool | None:
         if tool is None:
             return None
+        if isinstance(tool, GuardedTool):
+            return guarded_tool(tool, settings.tool_stage(None))  # another guard may have made it for this one call
         known = self._twins.get(id(tool))
         if known is None or known.inner is not tool:
             known = guarded_tool(tool, settings.tool_stage(None))

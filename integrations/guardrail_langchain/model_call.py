@@ -13,10 +13,11 @@ from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
-from guardrail_langchain.held import WAITING, Held, entry
+from guardrail_langchain.held import WAITING, Aside, Held, entry, put_inside
 from guardrail_langchain.settings import Settings
 from guardrail_plugin import Check, Verdict
-from guardrail_plugin.flow import Edited, OnEscalate, Outcome
+from guardrail_plugin.flow import Blocked, Edited, OnEscalate, Outcome
+from guardrail_plugin.flow.rails import BLOCKED_RESPONSE
 from guardrail_plugin.runnables import (
     Asked,
     Ended,
@@ -24,6 +25,7 @@ from guardrail_plugin.runnables import (
     InputStage,
     ToolStage,
     aunder_config,
+    model_in,
     under_config,
 )
 
@@ -46,7 +48,10 @@ class ModelCall:
         self._own = frozenset(tool.name for tool in request.tools if isinstance(tool, BaseTool))
         # A structured answer is parsed in the same step that would have to be paused.
         waits = settings.on_escalate is None and request.response_format is None
-        self._ask: OnEscalate | None = _put_aside if waits else None
+        self._ask: OnEscalate | None = Aside() if waits else None
+        inner = model_in(request.model)
+        if isinstance(inner, GuardedChatModel):
+            put_inside(inner.stage.rules.on_escalate)
         self._stage = settings.output_stage(self._ask, structured=self._names)
         self._input: InputStage = settings.input_stage(None)
         model = GuardedChatModel(
@@ -117,7 +122,11 @@ class ModelCall:
         self, response: ModelResponse[Any], strange: list[AIMessage], outcomes: list[Outcome]
     ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
         judged: dict[int, Ended] = {}
+        unseen: dict[str, None] = {}
         for message, outcome in zip(strange, outcomes, strict=True):
+            if message.text == WAITING and not self._ended:
+                # Another guard put it aside, and these rails have judged the words that stand in for it.
+                outcome, unseen[message.id or ""] = Blocked("output", BLOCKED_RESPONSE), None
             passed = self._stage.passed(message, outcome)
             instead = passed if isinstance(passed, AIMessage) and passed is not message else None
             original = message if isinstance(outcome, Edited) else None
@@ -125,12 +134,13 @@ class ModelCall:
         ends = [judged.get(id(message)) or self._end_of(message) for message in response.result]
         result = [_instead(message, end) for message, end in zip(response.result, ends, strict=True)]
         changed = any(new is not old for new, old in zip(result, response.result, strict=True))
-        held = dict(self._held(message, end) for message, end in zip(result, ends, strict=True) if _waits(message, end))
-        kept = None if changed and strange else response.structured_response
-        response = ModelResponse(result=result, structured_response=kept)
-        if not held:
+        held = [self._held(message, end) for message, end in zip(result, ends, strict=True) if _waits(message, end)]
+        structured = None if changed and strange else response.structured_response
+        response = ModelResponse(result=result, structured_response=structured)
+        if not held and not unseen:
             return response
-        return ExtendedModelResponse(model_response=response, command=Command(update={"guardrail_held": held}))
+        kept = {**unseen, **dict(held)}
+        return ExtendedModelResponse(model_response=response, command=Command(update={"guardrail_held": kept}))
 
 
 def _waits(message: BaseMessage, end: Ended | None) -> bool:

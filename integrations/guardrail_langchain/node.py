@@ -41,7 +41,8 @@ def guardrail_node(
     state by id, and a safeguard response is added; the state's ``messages`` must be reduced by ``add_messages``, as in
     ``MessagesState``. ``"escalate"`` pauses the graph, as in ``GuardrailMiddleware``.
 
-    Does not: judge what the model or a tool says; see ``guard_model`` and ``guard_tool``.
+    Does not: judge what the model or a tool says; see ``guard_model`` and ``guard_tool``. Nor does it, with
+    ``on_block="raise"``, take a blocked message out of the state: remove it (``RemoveMessage``), or the next raises.
 
     Args:
         guardian: who judges.

@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from guardrail_langchain.held import GuardrailState, ask_about, blocked_last, decided, message_of, mine, verdict_of
 from guardrail_langchain.settings import Settings
+from guardrail_langchain.turns import after
 from guardrail_plugin import Check
 from guardrail_plugin.flow import Respond, Steps, run_async, run_sync
 from guardrail_plugin.flow.rails import BLOCKED_RESPONSE
@@ -60,5 +61,5 @@ class Review:
 
     def _end(self, messages: list[BaseMessage] | tuple[()]) -> dict[str, Any] | None:
         """End the run after a blocked answer: a loop that waits for a structured one would ask the model again."""
-        ended = self._answers and blocked_last([*self._messages, *messages])
+        ended = self._answers and blocked_last(after(self._messages, messages))
         return {"jump_to": "end"} if ended else None

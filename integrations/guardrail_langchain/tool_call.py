@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -11,17 +11,35 @@ from langchain.agents.middleware import ToolCallRequest
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
+from langgraph.errors import ParentCommand
+from langgraph.prebuilt.tool_node import msg_content_output
 from langgraph.types import Command
 
-from guardrail_langchain.held import WAITING, ask, entry
+from guardrail_langchain.held import WAITING, Aside, ask, entry, put_inside
 from guardrail_langchain.settings import Settings
 from guardrail_plugin import Check, Verdict
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe
 from guardrail_plugin.flow.tool_rails import OUTPUT_BLOCKED
-from guardrail_plugin.runnables import GuardedTool, ToolStage, aunder_config, replaced, texts_of, under_config
+from guardrail_plugin.runnables import (
+    GuardedTool,
+    Handle,
+    ToolStage,
+    aunder_config,
+    messages_of,
+    replaced,
+    texts_of,
+    under_config,
+)
 
 Result = ToolMessage | Command[Any]
 R = TypeVar("R", bound=Result)
+
+
+class _Aside(Aside):
+    def __call__(self, verdict: Verdict, check: Check) -> str:
+        if check.rail == "tool_call":
+            return ask(verdict, check)  # the arguments are in the state: a second run asks about the same ones
+        return super().__call__(verdict, check)
 
 
 class ToolCall:
@@ -33,18 +51,22 @@ class ToolCall:
 
     def __init__(self, request: ToolCallRequest, settings: Settings, guarded: GuardedTool | None, *, by: str) -> None:
         self._by = by
-        self._held: list[tuple[Verdict, str]] = []
+        self._aside = _Aside()
+        self._given: list[object] = []
         self._settings = settings
         self._name: str = request.tool_call["name"]
         self._id = request.tool_call["id"] or ""
         self._arguments = request.tool_call["args"]
-        self._stage = settings.tool_stage(self._ask)
+        self._stage = settings.tool_stage(self._aside)
         raises = settings.policy.on_block == "raise"
         self._ends = _ends(request)
         self._tool = None
         self.request = request
         if guarded is not None:
-            self._tool = guarded.with_stage(self._stage, handle="raise" if raises else "message")
+            handle: Handle = "raise" if raises else "message"
+            self._tool = guarded.with_stage(self._stage, handle=handle, on_replaced=self._given.append)
+            if isinstance(guarded.inner, GuardedTool):
+                put_inside(guarded.inner.stage.rules.on_escalate)
             self.request = request.override(tool=self._tool)
 
     def refusal(self) -> ToolMessage | None:
@@ -60,31 +82,42 @@ class ToolCall:
         parent = aunder_config(ensure_config())
         return self._refusal(await self._stage.acall(self._name, self._arguments, parent))
 
-    def finish(self, result: Result) -> Result:
-        """Return the result as the model may read it."""
-        if not self._judged(result):
+    def run(self, handler: Callable[[ToolCallRequest], Result]) -> Result:
+        """Make the call. Returns the result as the model may read it.
+
+        Raises:
+            ParentCommand: the result, where a sub-agent inside the tool writes it into the graph above.
+        """
+        sent = False
+        try:
+            result = handler(self.request)
+        except ParentCommand as error:
+            result, sent = error.args[0], True
+        if not self._judged:
+            result = _unseen(result)
             texts = self._stage.texts(self._name, result)
             outcomes = self._stage.outputs(self._name, texts, under_config(ensure_config()))
-            result = passed(result, outcomes)
-        return self._put_aside(result)
+            result = self._passed(result, outcomes)
+        return self._settled(result, sent=sent)
 
-    async def afinish(self, result: Result) -> Result:
-        """Like ``finish``. Cancellation: passes to the guardian."""
-        if not self._judged(result):
+    async def arun(self, handler: Callable[[ToolCallRequest], Awaitable[Result]]) -> Result:
+        """Like ``run``. Cancellation: passes to the tool and the guardian."""
+        sent = False
+        try:
+            result = await handler(self.request)
+        except ParentCommand as error:
+            result, sent = error.args[0], True
+        if not self._judged:
+            result = _unseen(result)
             texts = self._stage.texts(self._name, result)
             outcomes = await self._stage.aoutputs(self._name, texts, aunder_config(ensure_config()))
-            result = passed(result, outcomes)
-        return self._put_aside(result)
+            result = self._passed(result, outcomes)
+        return self._settled(result, sent=sent)
 
-    def _judged(self, result: Result) -> bool:
+    @property
+    def _judged(self) -> bool:
         """Tell whether the guarded tool made the result: not an error handler, nor another middleware."""
         return self._tool is not None and self._tool.answered
-
-    def _ask(self, verdict: Verdict, check: Check) -> str:
-        if check.rail == "tool_call":
-            return ask(verdict, check)  # the arguments are in the state: a second run asks about the same ones
-        self._held.append((verdict, check.text))
-        return WAITING
 
     def _refusal(self, outcome: Outcome) -> ToolMessage | None:
         if isinstance(outcome, Failed):
@@ -104,39 +137,70 @@ class ToolCall:
             response_metadata={"guardrail": fields},
         )
 
+    def _passed(self, result: Result, outcomes: Sequence[Outcome]) -> Result:
+        self._given.append(result)
+        return passed(result, outcomes)
+
+    def _settled(self, result: Result, *, sent: bool) -> Result:
+        result = self._put_aside(result)
+        if sent and isinstance(result, Command):
+            raise ParentCommand(result)
+        return result
+
     def _put_aside(self, result: Result) -> Result:
         """Return the result, and what of it waits for a person in the graph's state."""
-        if not self._held:
+        if not self._aside.verdicts:
             return result
-        verdict, text = self._held[-1]
-        message = self._waiting(result)
-        if message is None:
+        verdict = self._aside.verdicts[-1]
+        waiting = self._waiting(result)
+        if waiting is None:
             hazard = f" ({verdict.hazard})" if verdict.hazard else ""
             reason = OUTPUT_BLOCKED.format(hazard=hazard)
             withheld = [reason if said == WAITING else None for said in texts_of(result)]
             refused: Result = replaced(result, withheld, error=True)
             return refused
+        message, given = waiting
         message.id = message.id or str(uuid4())
-        held = entry(message.model_copy(update={"content": text, "artifact": None}), verdict, by=self._by)
+        update = {"id": message.id, "name": message.name, "content": msg_content_output(given.content)}
+        held = entry(given.model_copy(update=update), verdict, by=self._by)
         kept = {"guardrail_held": {message.id: held}}
         if isinstance(result, ToolMessage):
             return Command(update={"messages": [result], **kept})
         return replace(result, update={**(result.update or {}), **kept})
 
-    def _waiting(self, result: Result) -> ToolMessage | None:
-        """Return the message that stands for what a person is asked about.
+    def _waiting(self, result: Result) -> tuple[ToolMessage, ToolMessage] | None:
+        """Return the message that stands for what a person is asked about, and what the tool gave in its place.
 
         ``None``: it cannot be told from others, or the run goes on, or ends, where nobody would ask.
         """
-        if len(self._held) != 1 or self._ends:
+        if len(self._aside.verdicts) != 1 or self._ends or not self._given:
             return None
-        if isinstance(result, ToolMessage):
-            return result
-        if result.goto or result.graph is not None or not isinstance(result.update, dict):
-            return None
-        messages = result.update.get("messages")
-        found = [said for said in messages if isinstance(said, ToolMessage)] if isinstance(messages, list) else []
-        return next((said for said in found if said.text == WAITING), None)
+        kept = [message for message in _kept(result) if isinstance(message, ToolMessage) and message.text == WAITING]
+        for now, given in zip(messages_of(result), messages_of(self._given[-1]), strict=False):
+            if isinstance(given, ToolMessage) and kept and now is kept[0]:
+                return kept[0], given
+        return None
+
+
+def _unseen(result: Result) -> Result:
+    """Return a result without what another guard put aside: these rails would judge the words that stand in for it."""
+    if not isinstance(result, Command) or not isinstance(result.update, dict) or "guardrail_held" not in result.update:
+        return result
+    update = {key: value for key, value in result.update.items() if key != "guardrail_held"}
+    withheld = [OUTPUT_BLOCKED.format(hazard="") if said == WAITING else None for said in texts_of(result)]
+    refused: Result = replaced(replace(result, update=update), withheld, error=True)
+    return refused
+
+
+def _kept(result: Result) -> list[Any]:
+    """Return what a result puts into the messages of the graph, which goes on where it would have gone on."""
+    if isinstance(result, ToolMessage):
+        return [result]
+    # LangGraph also takes lists of both.
+    if not isinstance(result, Command) or result.goto or result.graph is not None:
+        return []
+    messages = result.update.get("messages") if isinstance(result.update, dict) else None
+    return messages if isinstance(messages, list) else []
 
 
 def passed(result: R, outcomes: Sequence[Outcome]) -> R:

@@ -15,7 +15,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 
 from guardrail_plugin.flow import Blocked, Edited, Failed, Outcome
-from guardrail_plugin.runnables import InputStage, latest_turn, user_turns
+from guardrail_plugin.runnables import InputStage, is_name, latest_turn, user_turns
 
 WITHHELD = "[This message was withheld by a safety check.]"
 """Stands where a blocked user message stood, so that no later model call reads it."""
@@ -71,7 +71,8 @@ def prints(messages: Sequence[BaseMessage]) -> list[str]:
 
 
 def _print(message: BaseMessage) -> str:
-    return hashlib.sha256(f"{message.id}\0{message.content!r}".encode()).hexdigest()[:16]
+    told = (message.id, message.type, message.name, message.content)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def written(
@@ -118,7 +119,8 @@ def brought_outputs(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
 
 def _with_text(message: BaseMessage, text: str) -> BaseMessage:
     kept = dict(_SUMMARY) if _is_summary(message) else {}
-    return message.model_copy(update={"content": text, "additional_kwargs": kept})
+    name = message.name if is_name(message.name or "") else None
+    return message.model_copy(update={"content": text, "name": name, "additional_kwargs": kept})
 
 
 def after(messages: Sequence[BaseMessage], changes: Sequence[BaseMessage]) -> list[BaseMessage]:

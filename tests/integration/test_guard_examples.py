@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 
 pytest.importorskip("torch")
 pytest.importorskip("openai")
@@ -34,3 +36,26 @@ def run(example: str, *arguments: str, **environment: str) -> str:
         check=True,
         timeout=300,
     ).stdout
+
+
+async def test_a_worker_outlives_its_providers_error() -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from queue_worker import Job, work
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+    def answer(text: str) -> str:
+        if text == "down":
+            raise ConnectionError("the provider is down")
+        return text
+
+    queue: asyncio.Queue[Job] = asyncio.Queue()
+    worker = asyncio.create_task(work(queue, RunnableLambda(answer)))
+    jobs = [Job("down"), Job("up")]
+    for job in jobs:
+        queue.put_nowait(job)
+    await asyncio.wait_for(queue.join(), 20)
+    worker.cancel()
+    assert isinstance(jobs[0].answer.exception(), ConnectionError)
+    assert jobs[1].answer.result() == "up"

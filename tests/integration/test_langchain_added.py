@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, HumanMessage, RemoveMessage
 from langchain_core.tools import tool
 
 from guardrail_plugin import BlockedError, Policy
@@ -108,6 +108,49 @@ async def test_it_raises_where_blocks_raise(way: str) -> None:
     with pytest.raises(BlockedError):
         await step(graph, way, resumed(f"Tell {FORBIDDEN}"))
     assert model.calls == 1
+
+
+@WAYS
+async def test_a_thread_in_which_one_raised_goes_on_once_it_is_removed(way: str) -> None:
+    model = ScriptedModel(HARMLESS_TURN, DONE)
+    rails = Guardrail(guardian=watchman(), policy=Policy(on_block="raise"))
+    graph = agents.create_agent(model, [], middleware=[rails], checkpointer=memory.InMemorySaver())
+    await step(graph, way, asking("hi"))
+    for said in (HumanMessage(f"Tell {FORBIDDEN}", id="bad"), HumanMessage("How are you?", id="next")):
+        with pytest.raises(BlockedError):
+            await step(graph, way, {"messages": [said]})
+    await step(graph, way, {"messages": [RemoveMessage(id="bad"), HumanMessage("Are you there?")]})
+    assert [message.text for message in model.asked[-1]][-2:] == ["How are you?", "Are you there?"]
+    not_in(model.asked, "to the model")
+
+
+@WAYS
+async def test_a_known_message_under_another_name_or_type_is_judged_again(way: str) -> None:
+    guardian = watchman()
+    graph = agents.create_agent(
+        ScriptedModel(*[HARMLESS_TURN] * 3),
+        [],
+        middleware=[Guardrail(guardian=guardian, rails=("input",))],
+        checkpointer=memory.InMemorySaver(),
+    )
+    again = ChatMessage(content="hi", role="user", id="1")
+    for judged, said in enumerate([HumanMessage("hi", id="1"), HumanMessage("hi", id="1", name="bob"), again], 1):
+        await step(graph, way, {"messages": [said]})
+        assert len(guardian.checks) == judged
+
+
+@WAYS
+@pytest.mark.parametrize(("name", "kept"), [(f"obey {FORBIDDEN}", None), ("bob", "bob")])
+async def test_nothing_is_said_by_the_name_of_a_blocked_message(way: str, name: str, kept: str | None) -> None:
+    model = ScriptedModel(HARMLESS_TURN)
+    graph = agents.create_agent(
+        model, [], middleware=[Guardrail(guardian=watchman())], checkpointer=memory.InMemorySaver()
+    )
+    state = await step(graph, way, {"messages": [HumanMessage(f"Tell {FORBIDDEN}", name=name)]})
+    not_in(state, "in the state")
+    assert state["messages"][0].name == kept
+    await step(graph, way, asking("How are you?"))
+    not_in(model.asked, "to the model")
 
 
 def summing_up(summary: str, **settings: Any) -> tuple[Any, Any, ScriptedModel]:

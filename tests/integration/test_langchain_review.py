@@ -175,6 +175,17 @@ async def test_parallel_calls_are_asked_about_one_by_one(saver: Any) -> None:
     assert [message.status for message in state["messages"] if message.type == "tool"] == ["success", "error"]
 
 
+async def test_a_decision_about_an_old_answer_does_not_end_a_newer_turn(saver: Any) -> None:
+    done: list[str] = []
+    model = ScriptedModel(HARMFUL_TURN, calling("alice"), DONE)
+    graph = guarded(model, [mail_tool(done)], saver)
+    assert question(await step(graph, saver, asking("hi")))["rail"] == "output"
+    await step(graph, saver, asking("more?"))
+    state = await step(graph, saver, types.Command(resume="block"))
+    assert done == ["alice"]
+    assert [message.text for message in state["messages"] if message.type == "ai"] == [SAFEGUARD, "", "".join(DONE)]
+
+
 @pytest.mark.parametrize("exit_", [*AGENT_EXITS, "stream, mode tasks", "stream, mode checkpoints", "a listener"])
 async def test_no_exit_shows_what_waits(exit_: str) -> None:
     for model in (ScriptedModel(HARMFUL_TURN), ScriptedModel(calling(POISON), DONE)):

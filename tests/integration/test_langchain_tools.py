@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, tool
 
 from guardrail_plugin import Policy
@@ -109,6 +109,57 @@ async def test_a_sub_agent_that_is_given_the_runtimes_config_is_not_overheard(ex
     else:
         left = await AGENT_EXITS[exit_](graph, value, THREAD)
     not_in([left, model.asked], "from a sub-agent")
+
+
+def sub_agent(text: str) -> BaseTool:
+    """Return a tool that runs an agent, which hands off to the one above."""
+    types = importlib.import_module("langgraph.types")
+
+    @tool
+    def handoff(q: str) -> Any:
+        """Hand off."""
+        message = ToolMessage(text, tool_call_id="c", name="research")
+        return types.Command(graph=types.Command.PARENT, update={"messages": [message]})
+
+    inner = agents.create_agent(ScriptedModel(one_call("handoff")), [handoff], name="inner")
+
+    @tool
+    def research(q: str) -> str:
+        """Ask the research agent."""
+        return str(inner.invoke({"messages": [HumanMessage(q)]})["messages"][-1].text)
+
+    made: BaseTool = research
+    return made
+
+
+class Bringing(middleware.AgentMiddleware):  # type: ignore[name-defined, misc]
+    """Makes the call itself."""
+
+    def __init__(self, tool: BaseTool) -> None:
+        super().__init__()
+        self._tool = tool
+
+    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return self._tool.invoke(request.tool_call)
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return self._tool.invoke(request.tool_call)
+
+
+@WAYS
+@pytest.mark.parametrize("policy", [Policy(), ASKING], ids=["blocks", "asks"])
+@pytest.mark.parametrize("brought", [False, True])
+async def test_what_a_sub_agent_hands_off_to_the_guarded_one_is_judged(way: str, policy: Policy, brought: bool) -> None:
+    for text, passes in (("All quiet.", True), (POISONED, False)):
+        model, used = ScriptedModel(one_call("research"), DONE), sub_agent(text)
+        rails = [guardrail_langchain.GuardrailMiddleware(guardian=watchman(), policy=policy)]
+        rails += [Bringing(used)] if brought else []
+        graph = agents.create_agent(model, [used], middleware=rails, checkpointer=memory.InMemorySaver())
+        state = await run(graph, way, "Ask")
+        not_in([state, model.asked], "in a handoff")
+        [output] = [message for message in state["messages"] if message.type == "tool"]
+        expected = text if passes else "The tool's output was withheld by a safety check (S7)."
+        assert (output.text, model.asked[-1][-1].text) == (expected, expected)
 
 
 @WAYS

@@ -27,3 +27,8 @@ def test_what_is_no_toml_is_a_config_error_that_names_the_file(tmp_path: Path, c
 def test_a_missing_file_is_told_by_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the recipe .*none\.toml: No such file"):
         read_toml(tmp_path / "none.toml", what="recipe")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbfthreshold = 0.3\n")
+    assert read_toml(tmp_path / "mine.toml", what="policy file") == {"threshold": 0.3}

@@ -191,3 +191,8 @@ def test_repr_shows_no_query(llama: tuple[Any, Any], queries: Queries) -> None:
 def test_wrong_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         AnchorConfig(**settings)
+
+
+def test_a_folder_is_no_anchor(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        Anchor.load(tmp_path)

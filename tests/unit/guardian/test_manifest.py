@@ -57,3 +57,9 @@ def test_broken_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "guardian.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         Manifest.read(tmp_path)
+
+
+def test_another_encoding_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "guardian.json").write_bytes(b'{"name": "caf\xe9"}')
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        Manifest.read(tmp_path)

@@ -100,3 +100,11 @@ def test_a_revision_of_what_is_no_repository_is_refused(
     placed = {key: str(tiny_base) if value == "TINY" else value for key, value in settings.items()}
     with InferencePool() as pool, pytest.raises(ConfigError, match=why):
         Guardian.load(str(tiny_base) if model == "TINY" else model, pool=pool, **placed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", ["llama-gaurd-3@some/guard", "some/guard"])
+def test_a_misspelt_family_is_told_before_anything_is_fetched(hub: list[tuple[str, str | None]], model: str) -> None:
+    family = None if "@" in model else "llama-gaurd-3"
+    with InferencePool() as pool, pytest.raises(ConfigError, match="did you mean 'llama-guard-3'"):
+        Guardian.load(model, pool=pool, family=family)
+    assert hub == []

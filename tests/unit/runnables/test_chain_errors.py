@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +17,13 @@ import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from guardrail_plugin import ChainError, InputError
 from guardrail_plugin.runnables import guard, guard_model
 from guardrail_plugin.testing import allow_all
+from guardrail_plugin.testing.models import ScriptedModel
 
 from .failing_chains import (
     EVIL,
@@ -197,3 +201,51 @@ def test_a_readers_error_holds_no_answer() -> None:
     with pytest.raises(InputError) as caught:
         safe(RunnableLambda(lambda _: EVIL), output_text=failing(ValueError)).invoke("hi")
     assert not holds(caught.value)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_model_that_begins_elsewhere_does_not_speak_for_a_function(path: str) -> None:
+    begun = threading.Event()
+
+    class Slow(Broken):
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            begun.set()
+            done.wait(5.0)
+            time.sleep(0.1)  # it has begun, and says nothing until the function's error is told
+            return ScriptedModel(["fine"])._generate(*args, **kwargs)
+
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+            return await asyncio.to_thread(self._generate, *args, **kwargs)
+
+        def _stream(self, *args: Any, **kwargs: Any) -> Any:
+            self._generate([])
+            yield from ScriptedModel(["fine"])._stream(*args, **kwargs)
+
+        async def _astream(self, *args: Any, **kwargs: Any) -> Any:
+            await asyncio.to_thread(self._generate, [])
+            async for chunk in ScriptedModel(["fine"])._astream(*args, **kwargs):
+                yield chunk
+
+    done = threading.Event()
+
+    def ask_a_provider(_: Any) -> Any:
+        begun.wait(5.0)
+        try:
+            raise KeyError(EVIL)
+        finally:
+            done.set()
+
+    error = await raised(safe(RunnableParallel(a=Slow([]), b=RunnableLambda(ask_a_provider))), path)
+    assert (type(error), holds(error)) == (ChainError, False)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_models_own_error_leaves_behind_what_a_function_raised(path: str) -> None:
+    def ask(text: Any) -> Any:
+        try:
+            raise OwnError(EVIL)
+        except OwnError:
+            return Broken([]).invoke("hi")
+
+    error = await raised(safe(RunnableLambda(ask)), path)
+    assert (type(error), holds(error)) == (OwnError, False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, InputError
@@ -72,6 +73,8 @@ SYSTEM, EARLIER, REPLY = SystemMessage("Be brief."), HumanMessage("Hello"), AIMe
         ({"topic": "BOMB", "words": 50}, {"topic": "edited", "words": 50}, None),
         ({"a": "BOMB", "b": "x"}, {"a": "edited", "b": "x"}, "a"),
         ({"messages": [HumanMessage("BOMB")]}, {"messages": [HumanMessage("edited")]}, None),
+        ([HumanMessage("hi", name="how to BOMB")], [HumanMessage("edited")], None),
+        ([{"role": "user", "content": "hi", "name": "a BOMB"}], [{"role": "user", "content": "edited"}], None),
     ],
 )
 def test_an_edited_text_takes_the_place_of_the_user_turn(value: Any, expected: Any, input_key: Any) -> None:
@@ -103,6 +106,38 @@ async def test_async_callbacks_decide_in_async_calls_and_plain_ones_leave_the_lo
 
     assert await chain(None, on_escalate=ask).ainvoke("BOMB") == "BOMB"
     assert loops == [False]
+
+
+async def test_a_person_is_asked_though_all_threads_of_the_loop_are_busy() -> None:
+    free = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    busy = asyncio.create_task(asyncio.to_thread(free.wait, 5.0))
+    await asyncio.sleep(0)
+    safe: Any = guard(
+        RunnablePassthrough(), guardian=ScriptedGuardian({"BOMB": verdict(risk=0.9, hazard="S9")}), policy=POLICY,
+        output_type=str, on_escalate=lambda *_: "allow",
+    )  # fmt: skip
+    try:
+        assert await asyncio.wait_for(safe.ainvoke("BOMB"), 2.0) == "BOMB"
+    finally:
+        free.set()
+        await busy
+
+
+async def test_who_leaves_does_not_wait_for_the_person() -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def ask(*_: object) -> str:
+        asked.set()
+        answered.wait(5.0)
+        return "allow"
+
+    call = asyncio.create_task(chain(None, on_escalate=ask).ainvoke("BOMB"))
+    await asyncio.to_thread(asked.wait, 5.0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    answered.set()
 
 
 def test_what_the_callback_raises_passes() -> None:

@@ -274,3 +274,14 @@ async def test_optimistic_streams_come_at_once_and_end_in_the_response() -> None
         assert [chunk.text for chunk in chunks[:2]] == ["A first ", "sentence here. "]
         assert chunks[-1].text.strip() == NO
         assert chunks[-1].response_metadata["guardrail"]["released_characters"] >= len("A first sentence here. ")
+
+
+@pytest.mark.parametrize("exit_", EXITS)
+async def test_an_answer_is_judged_with_the_query_that_came_in(exit_: str) -> None:
+    def pick(value: dict[str, str]) -> str:
+        question, value["question"] = value["question"], "Shorten that."
+        return question
+
+    judge = guardian()
+    await EXITS[exit_](safe(RunnableLambda(pick) | ScriptedModel(["Yes."]), judge), {"question": "Is it A?"})
+    assert {check.query for check in judge.checks if check.rail == "output"} == {"Is it A?"}

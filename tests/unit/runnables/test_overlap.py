@@ -8,15 +8,16 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 
 from guardrail_plugin.core.conversation import Check
-from guardrail_plugin.core.errors import BlockedError, GuardianError
+from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianError, GuardianTimeout
 from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.guardian.protocol import CheckOutcome
-from guardrail_plugin.runnables import guard
+from guardrail_plugin.runnables import guard, guard_tool
 from guardrail_plugin.runnables.gate import Gate, await_verdict, wait_for_verdict
-from guardrail_plugin.testing import ScriptedGuardian, verdict
+from guardrail_plugin.testing import ScriptedGuardian, allow_all, verdict
 from guardrail_plugin.testing.exits import EXITS
 from guardrail_plugin.testing.models import ScriptedModel
 
@@ -202,3 +203,115 @@ async def test_an_edited_input_runs_the_chain_anew() -> None:
     )  # fmt: skip
     assert plain.invoke("BOMB") == await plain.ainvoke("BOMB") == "EDITED"
     assert list(plain.stream("BOMB")) == ["EDITED"]
+
+
+@pytest.mark.parametrize("path", ["invoke", "ainvoke", "stream", "astream"])
+async def test_what_came_in_is_judged_whatever_the_chain_makes_of_it(path: str) -> None:
+    judge = Late()
+
+    def begin(messages: list[Any]) -> str:
+        messages += [AIMessage("Understood."), HumanMessage("Answer in one sentence.")]
+        judge.started.set()
+        judge.astarted.set()
+        return "HARM"
+
+    async def abegin(messages: list[Any]) -> str:
+        return begin(messages)
+
+    safe = guard(RunnableLambda(begin, abegin), guardian=judge, overlap=True)
+    assert await said(safe, path, [HumanMessage("a BOMB")]) == NO
+    assert [check.text for check in judge.checks] == ["a BOMB"]
+
+
+@pytest.mark.parametrize("path", ["invoke", "ainvoke", "stream", "astream"])
+async def test_an_edit_is_written_into_what_came_in(path: str) -> None:
+    judge, given = Late(), []
+
+    def begin(value: dict[str, Any]) -> str:
+        given.append(value.pop("messages"))
+        value["messages"] = [*given[-1], AIMessage("Understood."), HumanMessage("Answer in one sentence.")]
+        judge.started.set()
+        judge.astarted.set()
+        return "an answer"
+
+    async def abegin(value: dict[str, Any]) -> str:
+        return begin(value)
+
+    policy = Policy(rails={"input": {"action": "escalate"}})
+    safe = guard(
+        RunnableLambda(begin, abegin), guardian=judge, overlap=True, policy=policy, on_escalate=lambda *_: "edited"
+    )
+    assert await said(safe, path, {"messages": [HumanMessage("a BOMB")]}) == "an answer"
+    assert [message.text for message in given[-1]] == ["edited"]
+
+
+async def said(safe: Any, path: str, value: Any) -> str:
+    if path == "invoke":
+        return str(safe.invoke(value))
+    if path == "ainvoke":
+        return str(await safe.ainvoke(value))
+    if path == "stream":
+        return "".join(safe.stream(value))
+    return "".join([chunk async for chunk in safe.astream(value)])
+
+
+def search(q: str) -> str:
+    """Search."""
+    return f"found {q}"
+
+
+@pytest.mark.parametrize("rails", [("input",), ("input", "output")])
+async def test_tools_act_on_an_edited_input(rails: Any) -> None:
+    tool = guard_tool(search, guardian=allow_all())
+
+    async def talk(parts: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for part in parts:
+            yield await tool.ainvoke({"q": part})
+
+    policy = Policy(rails={"input": {"action": "escalate"}})
+    words: Runnable[Any, str] = RunnableGenerator(talk)
+    safe = guard(
+        words, guardian=ScriptedGuardian(RULE), rails=rails, overlap=True, policy=policy, on_escalate=lambda *_: "tea",
+        output_type=str,
+    )  # fmt: skip
+    assert await asyncio.wait_for(said(safe, "astream", "a BOMB"), WAIT_S) == "found tea"
+
+
+async def test_a_tool_that_would_stop_the_loop_is_refused() -> None:
+    tool, judge = guard_tool(search, guardian=allow_all()), Late()
+
+    async def act(text: str) -> str:
+        judge.astarted.set()
+        return str(tool.invoke({"q": text}))
+
+    with pytest.raises(ConfigError, match="call it with ainvoke"):
+        await guard(RunnableLambda(act), guardian=judge, overlap=True).ainvoke("hi")
+
+
+def test_a_thread_waits_for_the_verdict_only_so_long() -> None:
+    gate = Gate(wait_s=0.01)
+    with pytest.raises(GuardianTimeout, match=r"0\.01 s"):
+        gate.wait()
+    gate.open()
+    gate.wait()
+
+
+async def test_a_loop_of_its_own_may_wait() -> None:
+    gate = Gate(wait_s=WAIT_S)
+
+    async def wait() -> None:
+        gate.wait()
+
+    waiting = asyncio.create_task(asyncio.to_thread(asyncio.run, wait()))
+    await asyncio.sleep(0.01)
+    gate.open()
+    await waiting
+
+
+def test_a_person_may_think_longer_than_a_guardian() -> None:
+    def wait_s(**settings: Any) -> float:
+        safe = guard(RunnableLambda(search), guardian=allow_all(), policy=Policy(timeout_s=2.0), **settings)
+        return safe._calls.input.verdict_within_s
+
+    assert wait_s() == 7.0
+    assert wait_s(on_escalate=lambda *_: "allow") >= 3600

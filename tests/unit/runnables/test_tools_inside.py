@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, ToolException, tool
 
+from guardrail_plugin import Policy
 from guardrail_plugin.core.errors import GuardianError, PoolOverloaded
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.runnables import ToolBlockedError, ToolPolicy, guard_tool
@@ -160,6 +162,48 @@ async def test_control_flow_of_langgraph_is_not_judged() -> None:
     with pytest.raises(errors.GraphInterrupt):
         await guard_tool(raising(errors.GraphInterrupt(("BOMB",))), guardian=judge).ainvoke(call(q="x"))
     assert [check.rail for check in judge.checks] == ["tool_call"]
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_messages_that_a_sub_agent_sends_to_the_graph_above_are_judged(way: str) -> None:
+    errors, types = pytest.importorskip("langgraph.errors"), pytest.importorskip("langgraph.types")
+
+    async def sent(text: str, **settings: Any) -> tuple[Any, BaseException]:
+        message = ToolMessage(text, tool_call_id="call-1", id="1")
+        command = types.Command(graph="above", goto="next", update={"messages": [message], "n": 7})
+        bare = raising(errors.ParentCommand(command), **settings.pop("options", {}))
+        safe = guard_tool(bare, guardian=ScriptedGuardian(RULE), **settings)
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            safe.invoke(call(q="x")) if way == "invoke" else await safe.ainvoke(call(q="x"))
+        return command, caught.value
+
+    for options in ({}, {"response_format": "content_and_artifact"}):
+        _, error = await sent("the BOMB", options=options)
+        assert type(error) is errors.ParentCommand
+        [left] = error.args
+        assert (left.graph, left.goto, left.update["n"]) == ("above", "next", 7)
+        [message] = left.update["messages"]
+        assert (message.id, message.tool_call_id, message.status) == ("1", "call-1", "error")
+        assert "BOMB" not in repr(left)
+    for harmless in (await sent("fine"), await sent("the BOMB", tools=ToolPolicy(trust_outputs=["work"]))):
+        assert harmless[1].args[0] is harmless[0]
+    assert isinstance((await sent("the BOMB", handle="raise"))[1], ToolBlockedError)
+    asking = Policy(hazards={"PI": {"action": "escalate"}})
+    _, edited = await sent("the BOMB", policy=asking, on_escalate=lambda verdict, check: "say this")
+    [message] = edited.args[0].update["messages"]
+    assert (message.text, message.status) == ("say this", "success")
+
+
+def test_what_is_said_in_place_of_a_failure_is_one_too() -> None:
+    asking = Policy(hazards={"PI": {"action": "escalate"}})
+    safe = guard_tool(
+        raising(ValueError("the BOMB")),
+        guardian=ScriptedGuardian(RULE),
+        policy=asking,
+        on_escalate=lambda verdict, check: "it failed",
+    )
+    message = safe.invoke(call(q="x"))
+    assert (message.text, message.status) == ("it failed", "error")
 
 
 class Page:

@@ -9,7 +9,7 @@ import pytest
 
 from guardrail_plugin.core.conversation import Message
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.training.config import Source, TrainConfig
+from guardrail_plugin.training.config import EvaluationFile, Source, TrainConfig
 from guardrail_plugin.training.decontaminate import Evaluation, compared
 from guardrail_plugin.training.mix import epoch_examples, read_pools
 from guardrail_plugin.training.rows import CORPUS, Example, read_jsonl
@@ -133,7 +133,8 @@ def test_our_own_text_overlaps_with_no_evaluation_file() -> None:
     data = Path(__file__).parents[4] / "shared" / "data"
     if not data.is_dir():
         pytest.skip("the folder of evaluation files is not beside the checkout")
-    evaluation = Evaluation.of_files([data / path for path in recipe.evaluation])
+    files = [EvaluationFile(path=one) if isinstance(one, str) else one for one in recipe.evaluation]
+    evaluation = Evaluation.of_files([(data / one.path, one.categories) for one in files])
     for file in sorted(CORPUS.glob("*.jsonl")):
         examples = [_example(row, answer=file.name.startswith(_ANSWERS)) for row in read_jsonl(file)]
         assert (file.name, evaluation.overlapping(examples)) == (file.name, {})
@@ -149,3 +150,19 @@ def _example(row: dict[str, Any], *, answer: bool) -> Example:
         return Example(text=written, harmful=False, rail="output", query=query)
     *before, last = row.get("turns") or [row.get("text") or row["pattern"]]
     return Example(text=last, harmful=False, context=tuple(Message("user", turn) for turn in before))
+
+
+def test_a_part_of_a_file_may_be_for_training(tmp_path: Path) -> None:
+    told = [{"text": "which of these boats would float the longest", "harmful": False, "category": c} for c in "ab"]
+    told[1]["text"] = "where does the oldest bridge of this town stand"
+    (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+
+    def recipe(*wanted: str) -> TrainConfig:
+        part = EvaluationFile(path="both.jsonl", categories=("a",))
+        source = Source(path="both.jsonl", exclude_categories=wanted)
+        return TrainConfig(sources=(source,), evaluation=(part,), validation_fraction=0.0)
+
+    [(_, rows)] = read_pools(recipe("a"), [tmp_path]).train
+    assert [row.text for row in rows] == [told[1]["text"]]
+    with pytest.raises(ConfigError, match=r"1 rows of both\.jsonl overlap"):
+        read_pools(recipe(), [tmp_path])
