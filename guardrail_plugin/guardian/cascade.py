@@ -48,7 +48,8 @@ class CascadeGuardian:
 
     The time budget is shared: the second guardian gets what the first has left, and is not asked at all when its usual
     time is more than that: a running mean, which shrinks whenever it is not asked, so that it is tried again. On rails
-    that the cheap guardian does not serve, the second one is asked.
+    that the cheap guardian does not serve, the second one is asked; on rails that the second one does not, the cheap
+    verdict stands.
 
     Args:
         band: ``(low, high)``: the cheap verdict stands below ``low`` and from ``high`` on.
@@ -195,7 +196,9 @@ class _Run:
     def took_cheap(self, outcomes: Sequence[CheckOutcome]) -> None:
         """Note the cheap guardian's answers, and which of them are unsure."""
         self._found |= dict(zip(self.cheap, outcomes, strict=True))
-        self.escalated += [i for i in self.cheap if self._cascade._unsure(self._found[i])]
+        served = rails_of(self._cascade.second)
+        unsure = [i for i in self.cheap if self._cascade._unsure(self._found[i])]
+        self.escalated += [i for i in unsure if self._checks[i].rail in served]
         self._cheap_s = self._lap()
 
     def took_second(self, outcomes: Sequence[CheckOutcome]) -> None:

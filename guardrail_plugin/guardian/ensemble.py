@@ -153,6 +153,16 @@ def _nearest(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _mean(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the mean of the worst parts and, as members, of the parts in which each other harm is likeliest."""
+    parts = [(one, *one.members) for one in verdicts]
+    codes = sorted({member.hazard for one in verdicts for member in one.members if member.hazard is not None})
+    others = [[max(mine, key=lambda part: part.hazards.get(code, 0.0)) for mine in parts] for code in codes]
+    if any(member.hazard is None for one in verdicts for member in one.members):
+        others.append([max(one.members, key=lambda part: part.risk, default=one) for one in verdicts])
+    return replace(_mean_of(verdicts), members=tuple(_mean_of(other) for other in others))
+
+
+def _mean_of(verdicts: Sequence[Verdict]) -> Verdict:
     n = len(verdicts)
     risk = min(1.0, math.fsum(one.risk for one in verdicts) / n)
     threshold = min(1.0, math.fsum(one.threshold for one in verdicts) / n)

@@ -38,7 +38,7 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 _AGE = re.compile(
-    r"(?<!\d)(\d{1,2})\s*(?:-|–)?\s*(?:(?:years?|yrs?|y)\b\.?\s*-?\s*(?:old|o\b)?|y/?o\b|ans\b|años\b|jahre|jährig|anni\b|anos\b|лет|세|살|歳|岁|歲)"
+    r"(?<!\d)(\d{1,2})(?:\s*[-–])?\s*(?:(?:years?|yrs?|y)\b\.?\s*-?\s*(?:old|o\b)?|y/?o\b|ans\b|años\b|jahre|jährig|anni\b|anos\b|лет|세|살|歳|岁|歲)"
     r"|\bage[ds]?\s*(?:of\s*)?(\d{1,2})(?!\d)",
     re.IGNORECASE,
 )

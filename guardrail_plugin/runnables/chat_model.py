@@ -93,7 +93,15 @@ class PoolChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self._chat.key, "max_tokens": self.max_tokens, "temperature": self.temperature}
+        # LangChain's cache goes by these. "stop" is the name of a call's own.
+        return {
+            "model": self._chat.key,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "stop_strings": tuple(self.stop),
+        }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         named = {"model": self._chat.key, "max_tokens": self.max_tokens, "temperature": self.temperature, **kwargs}

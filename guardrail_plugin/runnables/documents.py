@@ -147,7 +147,9 @@ class GuardedDocuments(RunnableSerializable[Documents, list[Document]], BaseDocu
             if isinstance(outcome, Failed):
                 raise outcome.error
             if isinstance(outcome, Edited):
-                document = document.model_copy(update={"page_content": outcome.text})
+                # What was judged of the metadata was part of what has been edited.
+                metadata = {key: "" if key in self.metadata_keys else v for key, v in document.metadata.items()}
+                document = document.model_copy(update={"page_content": outcome.text, "metadata": metadata})
             if self.on_harmful == "annotate":
                 # A copy: retrievers hand out the documents of their stores.
                 fields = describe(outcome, policy_version=self.policy.version)
@@ -177,7 +179,8 @@ def guard_documents(
             ``metadata["guardrail"]``; what is to be done about ``action: block`` is then the caller's business.
         policy: when to act. What cannot be judged is dropped unless ``on_failure`` says otherwise.
         metadata_keys: metadata that the prompt shows to the model (titles, say), to be judged with the text.
-        on_escalate: whom to ask when the policy says ``"escalate"``; ``None``: the document counts as harmful.
+        on_escalate: whom to ask when the policy says ``"escalate"``; ``None``: the document counts as harmful. An edit
+            takes the place of all that was judged: the text, and the metadata under ``metadata_keys``, which become "".
 
     Raises:
         ConfigError: a setting is wrong.

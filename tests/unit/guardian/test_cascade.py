@@ -8,6 +8,7 @@ import pytest
 
 from guardrail_plugin import Check, ConfigError, Guardian, PoolOverloaded, Verdict
 from guardrail_plugin.core.errors import GuardianTimeout
+from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.guardian.cascade import CascadeGuardian, OnSecondFailure
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.testing.guardians import ScriptedGuardian, verdict
@@ -110,3 +111,23 @@ def test_a_slow_spell_does_not_shut_the_second_out_for_ever() -> None:
         outcomes = guardian.check_many(CHECKS, timeout_s=5.0)
     assert isinstance(outcomes[1], Verdict)
     assert outcomes[1].risk == 0.7
+
+
+class ChecksAlone:
+    """A second guardian that serves the input rail alone."""
+
+    rails: frozenset[Rail] = frozenset({"input"})
+
+    def __init__(self, inner: ScriptedGuardian) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+async def test_where_the_second_does_not_serve_the_cheap_verdict_stands() -> None:
+    second = ChecksAlone(ScriptedGuardian(lambda _: verdict(risk=0.7)))
+    guardian = CascadeGuardian(ScriptedGuardian(RISKS), second)  # type: ignore[arg-type]
+    checks = [Check("unsure", rail="document"), Check("unsure", rail="input")]
+    for outcomes in (guardian.check_many(checks), await guardian.acheck_many(checks)):
+        assert [one.risk for one in outcomes if isinstance(one, Verdict)] == [0.5, 0.7]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableLambda
@@ -172,3 +173,15 @@ async def test_a_verdict_that_lacks_a_member_is_a_failure_where_it_would_pass() 
     told = guard(chain, guardian=harmful, policy=strict, output_type=str)
     with pytest.raises(GuardianError, match="no verdict"):
         await told.ainvoke("x")
+
+
+@pytest.mark.parametrize("combine", ["max", "mean", "min"])
+@pytest.mark.parametrize("other", ["S1", None])
+def test_an_allowed_hazard_hides_no_other_part_of_the_text(combine: Any, other: str | None) -> None:
+    part = replace(verdict(risk=0.95, hazard="S1"), hazard=other, hazards={} if other is None else {"S1": 0.95})
+    whole = replace(verdict(risk=0.97, hazard="S12"), members=(part,))
+    joint = Guardian.ensemble(member(whole), member(whole, "n"), combine=combine)
+    [outcome] = joint.check_many([Check("both")])
+    assert isinstance(outcome, Verdict)
+    assert outcome.hazard == "S12"
+    assert Policy(hazards={"S12": HazardRule(action="allow")}).action(outcome) == "block"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -95,3 +96,10 @@ def test_earlier_turns_are_read_only_where_the_risk_is_of_sexual_content() -> No
 def test_the_rule_is_linear(piece: str, work_s: Callable[[Callable[[], object]], float]) -> None:
     once, eightfold = (work_s(partial(speaks_of_minors, piece * n)) for n in (10_000, 80_000))
     assert eightfold < 24 * once + 0.05  # a quadratic pattern would take 64 times as long
+
+
+@pytest.mark.parametrize("text", ["2" + " " * 100_000 + "z", "2 " * 50_000, "12 -" * 50_000, "aged " + " " * 100_000])
+def test_blanks_cost_no_more_than_their_number(text: str) -> None:
+    started = time.process_time()
+    assert not speaks_of_minors(text)
+    assert time.process_time() - started < 5.0  # by squares it would take minutes

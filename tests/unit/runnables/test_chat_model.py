@@ -222,3 +222,11 @@ class TestOverModel:
         else:
             assert (await model.ainvoke("hi")).usage_metadata["output_tokens"] >= 0
         assert len(asked) == retries + 1
+
+    @pytest.mark.parametrize("change", [{"stop": ["END"]}, {"seed": 2}, {"top_p": 0.5}, {"max_tokens": 3}])
+    def test_a_cache_of_langchains_tells_settings_apart(self, tool_model: Any, change: dict[str, Any]) -> None:
+        told = [
+            model._get_llm_string(stop=None)
+            for model in (tool_model, tool_model.model_copy(), tool_model.model_copy(update=change))
+        ]
+        assert told[0] == told[1] != told[2]

@@ -127,3 +127,13 @@ def test_other_inputs_are_refused(wrong: Any) -> None:
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         guard_documents(allow_all(), **settings)
+
+
+def test_an_edit_takes_the_place_of_the_judged_metadata_too() -> None:
+    policy = Policy(rails={"document": {"action": "escalate"}})
+    guarded = guard_documents(
+        ScriptedGuardian(RULE), policy=policy, metadata_keys=["title"], on_escalate=lambda verdict, check: "clean text"
+    )
+    found = Document("how are you", metadata={"title": "BOMB", "source": "s", "id": 1})
+    assert guarded.invoke([found]) == [Document("clean text", metadata={"title": "", "source": "s", "id": 1})]
+    assert found.metadata["title"] == "BOMB"
