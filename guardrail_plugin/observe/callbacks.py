@@ -9,11 +9,12 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from guardrail_plugin.core.errors import BlockedError
+from guardrail_plugin.core.errors import BlockedError, ChainError, GuardrailError
 from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.observe.event import Observer, RailEvent
 
 _PREFIX = "guardrail."
+_PAUSE = "GraphInterrupt"  # of LangGraph, which need not be there
 
 
 class ObserverCallback(BaseCallbackHandler):
@@ -27,9 +28,9 @@ class ObserverCallback(BaseCallbackHandler):
     def __init__(
         self, observer: Observer, *, policy: Policy | None = None, request_id: str = "", caller: str = ""
     ) -> None:
-        """Build it; the policy is only for what ``on_failure`` the records name."""
+        """Build it; the policy is only for what ``on_failure`` the records name, and the version of failed ones."""
         self._observer = observer
-        self._on_failure = (policy or Policy()).on_failure
+        self._policy = policy or Policy()
         self._request_id = request_id
         self._caller = caller
         self._started: dict[UUID, tuple[str, float]] = {}
@@ -49,19 +50,25 @@ class ObserverCallback(BaseCallbackHandler):
             self._observer.rail(self._event(outputs, rail=begun[0], seconds=monotonic() - begun[1]))
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Tell of a rail that raised: nothing went on."""
+        """Tell of a rail that raised: nothing went on. A reader that left and a chain that failed are no decisions."""
         begun = self._started.pop(run_id, None)
-        if begun is not None:
-            name = None if isinstance(error, BlockedError) else type(error).__name__
-            fields = {"action": "block", "error": name}
-            self._observer.rail(self._event(fields, rail=begun[0], seconds=monotonic() - begun[1]))
+        if begun is None:
+            return
+        fields: dict[str, Any] = {"policy_version": self._policy.version}
+        if type(error).__name__ == _PAUSE:
+            fields["action"] = "escalate"
+        elif isinstance(error, GuardrailError) and not isinstance(error, ChainError):
+            fields |= {"action": "block", "error": None if isinstance(error, BlockedError) else type(error).__name__}
+        else:
+            return
+        self._observer.rail(self._event(fields, rail=begun[0], seconds=monotonic() - begun[1]))
 
     def _event(self, told: Mapping[str, Any], *, rail: str, seconds: float) -> RailEvent:
         return RailEvent(
             rail=str(told.get("rail", rail)),
             action=str(told["action"]),
             policy_version=str(told.get("policy_version", "")),
-            on_failure=self._on_failure,
+            on_failure=self._policy.on_failure,
             seconds=seconds,
             harmful=told.get("harmful"),
             risk=told.get("risk"),

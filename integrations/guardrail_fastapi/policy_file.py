@@ -18,7 +18,7 @@ _DEBOUNCE_MS = 200
 """Editors write a file in several steps; a change is read once these are over."""
 
 _POLL_S = 5.0
-"""How often a file is read that cannot be watched."""
+"""How often a file is read whatever the file system tells."""
 
 _NOTHING = sha256(b"").hexdigest()[:12]
 
@@ -97,9 +97,9 @@ class PolicySource:
     async def watch(self, changes: AsyncIterable[object] | None = None) -> None:
         """Reload whenever the file changes, until cancelled. Returns at once where there is no file.
 
-        The folder is watched, not the file: editors and Kubernetes replace files. Where it cannot be (the system has no
-        watches left, the folder is gone, ``watchfiles`` is not installed) the log says so, and the file is read every
-        few seconds: a stricter policy must not wait for a restart.
+        The folder is watched, not the file: editors and Kubernetes replace files. Beside that the file is read every
+        few seconds, for what nobody tells of: a link to a folder that leads elsewhere now, a network's file system.
+        Where it cannot be watched at all (no watches left, no ``watchfiles``) the log says so.
 
         Args:
             changes: what tells of changes; ``None``: the file system.
@@ -148,7 +148,13 @@ def _changes(*folders: Path) -> AsyncIterable[object]:
     except ImportError as error:
         raise MissingDependencyError(error.name or "watchfiles", extra="fastapi") from None
     # The folders of a link and of its target: either may be what changes.
-    return awatch(*dict.fromkeys(folders), debounce=_DEBOUNCE_MS, recursive=False)
+    return awatch(
+        *dict.fromkeys(folders),
+        debounce=_DEBOUNCE_MS,
+        rust_timeout=int(_POLL_S * 1000),
+        yield_on_timeout=True,
+        recursive=False,
+    )
 
 
 async def end(task: asyncio.Task[None]) -> None:

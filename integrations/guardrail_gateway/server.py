@@ -18,7 +18,9 @@ from guardrail_gateway.app import create_app
 from guardrail_gateway.settings import GatewaySettings
 from guardrail_plugin import ConfigError, Policy
 from guardrail_plugin.core.dtype import Dtype
-from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.core.hazards import MLCOMMONS
+from guardrail_plugin.core.settings import read_toml
+from guardrail_plugin.guardian.protocol import GuardianProtocol, taxonomy_of
 from guardrail_plugin.observe import Observer
 
 logger = logging.getLogger("guardrail_gateway")
@@ -128,6 +130,18 @@ def server_for(app: ASGIApp, settings: GatewaySettings, *, log_config: dict[str,
     return uvicorn.Server(config)
 
 
+def _check_policy(file: Path, guardian: GuardianProtocol | str | Path | None) -> None:
+    """Tell what is wrong with a policy file here and not in a traceback of the start.
+
+    Raises:
+        ConfigError: it is not sound. Hazards of a guardian that has not been read yet are not looked at.
+    """
+    if isinstance(guardian, str | Path):
+        Policy(**read_toml(file, what="policy file"))
+    else:
+        PolicySource(file, taxonomy=MLCOMMONS if guardian is None else taxonomy_of(guardian))
+
+
 def serve(
     settings: GatewaySettings,
     *,
@@ -144,7 +158,7 @@ def serve(
         ConfigError: the policy file is not sound, the port is taken, or the start failed: the log tells why.
     """
     if isinstance(policy, Path):
-        PolicySource(policy)  # what is wrong with it is told here, not in a traceback of the start
+        _check_policy(policy, guardian)
     app = create_app(
         settings, guardian=guardian, policy=policy, devices=devices, dtype=dtype, observers=observers, pages=pages
     )

@@ -434,3 +434,24 @@ def test_the_middleware_judges_below_a_prefix(root: str, path: str) -> None:
             for text in ("a bomb", "a boat")
         ]
     assert (told[0]["message"]["content"], told[1]) == (SAFEGUARD, "reached")
+
+
+async def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the watched folders changes: deployments switch a link above them."""
+    monkeypatch.setattr(policy_file, "_POLL_S", 0.05)
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "policy.toml").write_text(f'version = "{version}"\n')
+    link, new = tmp_path / "current", tmp_path / "new"
+    link.symlink_to("one")
+    loop, taken = asyncio.get_running_loop(), asyncio.Event()
+    source = PolicySource(link / "policy.toml", on_change=lambda state: loop.call_soon_threadsafe(taken.set))
+    watching = asyncio.create_task(source.watch())
+    try:
+        await asyncio.sleep(0.3)
+        new.symlink_to("two")
+        new.rename(link)
+        await asyncio.wait_for(taken.wait(), 10)
+    finally:
+        await policy_file.end(watching)
+    assert source.policy.version == "two"

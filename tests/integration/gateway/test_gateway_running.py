@@ -17,9 +17,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from guardrail_fastapi import PolicySource, PolicyState
-from guardrail_gateway import GatewaySettings, create_app
+from guardrail_gateway import GatewaySettings, create_app, server
 from guardrail_gateway.testing import Script, ScriptedUpstream, serving
 from guardrail_plugin import ConfigError, PoolOverloaded
+from guardrail_plugin.core.hazards import Hazard, Taxonomy
 from guardrail_plugin.observe import AuditLog, RailEvent, RequestEvent, verify
 from guardrail_plugin.testing import ScriptedGuardian, verdict
 
@@ -184,3 +185,17 @@ def test_what_runs_at_shutdown_gets_its_answer(behind: tuple[ScriptedUpstream, s
     finally:
         scripted._hang = hang  # type: ignore[method-assign]
     assert got == [200]
+
+
+def test_a_policy_for_a_guardians_own_hazards_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[hazards.harm]\nthreshold = 0.9\n")
+    own = guardian()
+    own.taxonomy = Taxonomy((Hazard("harm", "Harm", "harm of any kind"),))  # type: ignore[attr-defined]
+    server._check_policy(file, own)
+    server._check_policy(file, "a/folder")
+    with pytest.raises(ConfigError, match="unknown hazard code"):
+        server._check_policy(file, None)
+    file.write_text("[hazard.harm]\nthreshold = 0.9\n")
+    with pytest.raises(ConfigError, match="did you mean 'hazards'"):
+        server._check_policy(file, "a/folder")

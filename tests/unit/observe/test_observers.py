@@ -7,9 +7,11 @@ import gc
 import io
 import json
 import logging
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -29,7 +31,7 @@ from guardrail_plugin.observe import (
 )
 from guardrail_plugin.observe.prometheus import PrometheusMetrics
 from guardrail_plugin.observe.telemetry import Telemetry
-from guardrail_plugin.testing import ScriptedGuardian, block_all, verdict
+from guardrail_plugin.testing import ScriptedGuardian, allow_all, block_all, verdict
 
 SECRET = "my private words about a bomb"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -100,6 +102,36 @@ async def test_guarded_chains_are_observed(text: str, action: str, error: str | 
     assert [(e.rail, e.action, e.error, e.caller) for e in heard.rails] == [("input", action, error, "me")] * 2
     if action == "block" and error is None:
         assert heard.rails[0].hazards == {"S9": 0.9}
+
+
+async def test_what_ends_a_rail_without_a_decision_is_none() -> None:
+    """A reader who leaves, a task that is cancelled, a chain that fails: the guardian has not failed, nor blocked."""
+
+    async def words(source: Any) -> AsyncIterator[str]:
+        yield "The first sentence is fine. "
+        if source == "fail":
+            raise ConnectionError("down")
+        yield "The second one is, too. "
+        await asyncio.sleep(20)
+
+    async def answer(source: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for one in source:
+            async for word in words(one):
+                yield word
+
+    heard = Heard()
+    safe = guard(RunnableGenerator(answer), guardian=allow_all(), rails=("input", "output"), output_type=str)
+    config: Any = {"callbacks": [ObserverCallback(heard)]}
+    stream = safe.astream("leave", config)
+    await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+    with pytest.raises(ConnectionError):
+        [chunk async for chunk in safe.astream("fail", config)]
+    task = asyncio.create_task(safe.ainvoke("cancel", config))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert {(e.rail, e.action, e.error) for e in heard.rails} == {("input", "allow", None)}
 
 
 def test_prometheus() -> None:
