@@ -105,11 +105,26 @@ class Policy(_Strict):
         rail's threshold. That a text was too long is the cause only where nothing else was met. A verdict that lacks a
         member's blocks what it would let pass (cause ``"incomplete"``), unless ``on_failure`` is ``"allow"``.
         """
-        judged = [self._alone(one) for one in (verdict, *verdict.members)]
-        ruling = max(judged, key=lambda one: STRICTNESS[one.action])
+        ruling = self._alone(self.deciding(verdict))
         if verdict.incomplete and ruling.action == "allow" and self.on_failure != "allow":
             return replace(ruling, action="block", cause="incomplete")
         return ruling
+
+    def deciding(self, verdict: Verdict) -> Verdict:
+        """Return what a text is blocked for: the verdict or, where its rule is stricter, that of one of its members.
+
+        It tells the member's hazards and risk; who judged, and how much, stays that of the whole.
+        """
+
+        def rank(one: Verdict) -> tuple[int, bool]:
+            ruling = self._alone(one)
+            return STRICTNESS[ruling.action], ruling.cause != "truncated"
+
+        found = max((verdict, *verdict.members), key=rank)
+        if found is verdict:
+            return verdict
+        whole = {"guardian_id": verdict.guardian_id, "seconds": verdict.seconds, "windows": verdict.windows}
+        return replace(found, **whole, incomplete=verdict.incomplete, stand_in=verdict.stand_in)
 
     def _alone(self, verdict: Verdict) -> Ruling:
         ruling = max(self._met(verdict), key=lambda one: STRICTNESS[one.action])

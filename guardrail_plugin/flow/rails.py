@@ -167,14 +167,15 @@ def settle(
                 return refused
             missing = outcome
             continue
-        ruling = rules.policy.ruling(outcome)
+        verdict = rules.policy.deciding(outcome)
+        ruling = rules.policy.ruling(verdict)
         # What was found says more than that some part was too long.
         rank = (
             STRICTNESS[ruling.action],
             ruling.cause != "truncated",
-            outcome.risk - rules.policy.threshold_for(outcome),
+            verdict.risk - rules.policy.threshold_for(verdict),
         )
-        found.append((rank, check, outcome))
+        found.append((rank, check, verdict))
     if not found:
         return Allowed("output", error=missing)
     found.sort(key=lambda one: one[0], reverse=True)
@@ -188,6 +189,7 @@ def settle(
 
 def act(check: Check, verdict: Verdict, *, rules: Rules, asked: Check | None = None) -> Steps[Outcome]:
     """Carry out what the policy says about a verdict."""
+    verdict = rules.policy.deciding(verdict)
     ruling = rules.policy.ruling(verdict)
     action = ruling.action
     if action == "allow":

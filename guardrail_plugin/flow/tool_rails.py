@@ -119,6 +119,8 @@ def tool_output_rail(check: Check, *, rules: Rules, files: Sequence[str] = ()) -
 
 def _judged(check: Check, *, rules: Rules, must_ask: bool, reasons: _Reasons) -> Steps[Outcome]:
     answer = yield Classify(check, rules.policy.timeout_s)
+    if isinstance(answer, Verdict):
+        answer = rules.policy.deciding(answer)
     if not isinstance(answer, Verdict) or (ruling := rules.policy.ruling(answer)).cause == "incomplete":
         error = no_verdict(answer)
         return _without_verdict(error, check=check, rules=rules, must_ask=must_ask, reason=reasons.unjudged)

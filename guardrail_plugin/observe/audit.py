@@ -7,18 +7,17 @@ the key cannot change, drop or reorder lines unnoticed. Without one the chain st
 from __future__ import annotations
 
 import hmac
-import json
 import os
 import threading
 import time
 from collections.abc import Callable
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError
-from guardrail_plugin.observe.chain import GENESIS, digest, last_link, rotated
+from guardrail_plugin.observe.chain import GENESIS, digest, last_link, rotated, row
 from guardrail_plugin.observe.event import RailEvent, RequestEvent
 
 _MIN_KEY_BYTES = 16
@@ -28,7 +27,8 @@ class AuditLog:
     """An observer that writes every rail's decision to a file. Safe to share between threads.
 
     A full file is renamed to ``<name>.000001`` and so on, and the chain goes on in the next. A file that is there
-    already is continued. Each line is flushed as it is written; lines are some 600 bytes.
+    already is continued. Each line is flushed as it is written; lines are some 600 bytes. Where a line cannot be
+    written, because the disk is full, that is raised and nothing of it is kept; the chain goes on with the next line.
 
     Args:
         path: the file that is written to.
@@ -70,13 +70,19 @@ class AuditLog:
         self._clock = clock
         self._lock = threading.Lock()
         self._sequence, self._previous = last_link(self.path) or (0, GENESIS)
-        self._file = self._open()
+        self._torn: int | None = None  # where the line begins that was not written to its end
+        self._closed = False
+        try:
+            self._file = self._open()
+        except OSError as error:
+            raise ConfigError(f"cannot write the audit log {self.path}: {error.strerror}") from None
 
     def rail(self, event: RailEvent) -> None:
         """Write a decision.
 
         Raises:
-            OSError: the disk is full or gone.
+            OSError: the disk is full or gone, or a full file cannot be put aside. The next call tries again.
+            ValueError: the log is closed.
         """
         fields = {"kind": "rail", **event.as_dict(), "texts": [self._told(check) for check in event.checks]}
         self._write(fields)
@@ -87,6 +93,7 @@ class AuditLog:
     def close(self) -> None:
         """Close the file. Idempotent."""
         with self._lock:
+            self._closed = True
             self._file.close()
 
     def _told(self, check: Check) -> dict[str, object]:
@@ -99,15 +106,35 @@ class AuditLog:
 
     def _write(self, fields: dict[str, object]) -> None:
         with self._lock:
-            self._sequence += 1
-            line = {"sequence": self._sequence, "at_s": round(self._clock(), 6), **fields, "previous": self._previous}
-            self._previous = digest(line, key=self._key)
-            self._file.write(json.dumps({**line, "digest": self._previous}, separators=(",", ":")) + "\n")
-            self._file.flush()
-            if self._fsync:
-                os.fsync(self._file.fileno())
+            if self._file.closed and not self._closed:
+                self._file = self._open()
+            sequence = self._sequence + 1
+            line = {"sequence": sequence, "at_s": round(self._clock(), 6), **fields, "previous": self._previous}
+            told = digest(line, key=self._key)
+            self._append(row(line, told) + b"\n")
+            self._sequence, self._previous = sequence, told
             if self._file.tell() >= self._max_bytes:
                 self._rotate()
+
+    def _append(self, content: bytes) -> None:
+        """Write all of a line, or nothing of it."""
+        self._cut()
+        self._torn = os.fstat(self._file.fileno()).st_size
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+            if self._fsync:
+                os.fsync(self._file.fileno())
+        except BaseException:
+            self._cut()
+            raise
+        self._torn = None
+
+    def _cut(self) -> None:
+        """Remove what a line that was not written to its end has left. Where that fails, the next call does it."""
+        if self._torn is not None:
+            self._file.truncate(self._torn)
+            self._torn = None
 
     def _rotate(self) -> None:
         full = rotated(self.path)
@@ -122,10 +149,8 @@ class AuditLog:
             for old in rotated(self.path)[: -self._keep]:
                 old.unlink()
 
-    def _open(self) -> TextIO:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Readable by its owner only: it tells who asked when, if not what.
-            return open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="ascii")
-        except OSError as error:
-            raise ConfigError(f"cannot write the audit log {self.path}: {error.strerror}") from None
+    def _open(self) -> FileIO:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Readable by its owner only: it tells who asked when, if not what. Unbuffered: a buffer keeps, or drops, lines
+        # that were told to have failed.
+        return open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0)

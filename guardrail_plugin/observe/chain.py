@@ -43,25 +43,43 @@ def digest(line: Mapping[str, object], *, key: bytes | None) -> str:
     return (hmac.new(key, content, sha256) if key else sha256(content)).hexdigest()
 
 
+def row(line: Mapping[str, object], told: str) -> bytes:
+    """Return a line as it stands in the log, with its digest, without the line break."""
+    return json.dumps({**line, "digest": told}, separators=(",", ":")).encode("ascii")
+
+
 def rotated(path: Path) -> list[Path]:
-    """Return a log's full files, oldest first."""
-    found = (file for file in path.parent.glob(f"{path.name}.*") if file.suffix[1:].isdecimal())
-    return sorted(found, key=lambda file: int(file.suffix[1:]))
+    """Return a log's full files, oldest first.
+
+    Raises:
+        OSError: the directory cannot be read: a glob would have told of no files, and the next would replace the first.
+    """
+    prefix = f"{path.name}."
+    try:
+        names = [file.name for file in path.parent.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = (name for name in names if name.startswith(prefix) and name.removeprefix(prefix).isdecimal())
+    return [path.with_name(name) for name in sorted(found, key=lambda name: int(name.removeprefix(prefix)))]
 
 
 def last_link(path: Path) -> tuple[int, str] | None:
     """Return the sequence number and digest of a log's last line; ``None``: there is none.
 
     Raises:
-        ConfigError: the last line is broken: what wrote it was interrupted, or somebody else did.
+        ConfigError: the last line is broken: what wrote it was interrupted, or somebody else did. Or it cannot be read.
     """
+    try:
+        return _last_link(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read the audit log {path}: {error.strerror}") from None
+
+
+def _last_link(path: Path) -> tuple[int, str] | None:
     for file in [path, *reversed(rotated(path))]:
-        try:
-            if not file.is_file() or not file.stat().st_size:
-                continue
-            raw = _tail(file)
-        except OSError as error:
-            raise ConfigError(f"cannot read the audit log {file}: {error.strerror}") from None
+        if not file.is_file() or not file.stat().st_size:
+            continue
+        raw = _tail(file)
         try:
             line = json.loads(raw.removesuffix(b"\n").rpartition(b"\n")[2])
             if raw.endswith(b"\n"):
@@ -109,19 +127,25 @@ def _verified(path: Path, key: bytes | None) -> ChainReport:
         where = f"{file.name}, line {number}"
         try:
             line = json.loads(raw)
-            told = line.pop("digest")
+            told = str(line.pop("digest"))
             sequence = int(line["sequence"])
             before = str(line["previous"])
+            genuine = _is_written(raw, row(line, told)) and hmac.compare_digest(digest(line, key=key), told)
         except _NO_LINE:
             return ChainReport(len(files), lines, first, last, f"{where}: not a line of an audit log")
-        if not hmac.compare_digest(digest(line, key=key), str(told)):
+        if not genuine:
             return ChainReport(len(files), lines, first, last, f"{where}: changed, or written with another key")
         if lines and (before != previous or sequence != last + 1):
             return ChainReport(len(files), lines, first, last, f"{where}: a line before it is missing or was moved")
         if sequence == 1 and before != GENESIS:
             return ChainReport(len(files), lines, first, last, f"{where}: not the beginning that it claims to be")
-        first, last, previous, lines = first or sequence, sequence, str(told), lines + 1
+        first, last, previous, lines = first or sequence, sequence, told, lines + 1
     return ChainReport(len(files), lines, first, last)
+
+
+def _is_written(raw: bytes, written: bytes) -> bool:
+    """Tell whether a line's bytes are the log's own: other JSON, with a key twice, can parse to the same object."""
+    return raw.removesuffix(b"\n").removesuffix(b"\r") == written  # \r: what was written on Windows once
 
 
 def _lines(files: list[Path]) -> Iterator[tuple[Path, int, bytes]]:

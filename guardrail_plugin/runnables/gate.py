@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from contextvars import ContextVar
+from threading import Event
 
 from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianTimeout
+
+_STANDSTILL_S = 5.0
 
 
 class Gate:
@@ -52,12 +56,31 @@ class Gate:
                 "a guarded tool was called with invoke on the event loop, where overlap=True has it wait for the "
                 "verdict that this loop brings; call it with ainvoke"
             )
+        self._refuse_standstill()
         try:
             is_open = self._open.result(self._wait_s)
         except FutureTimeout:
             raise GuardianTimeout(self._wait_s) from None
         if not is_open:
             raise BlockedError(None, rail="input")
+
+    def _refuse_standstill(self) -> None:
+        """Wait until there is a verdict, or until the loop that brings it shows that it runs.
+
+        Raises:
+            ConfigError: it does neither: it waits for what runs here.
+        """
+        if self._loop is None or self._open.done():
+            return
+        told = Event()
+        with suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(told.set)
+        self._open.add_done_callback(lambda _: told.set())
+        if not told.wait(_STANDSTILL_S):
+            raise ConfigError(
+                "a guarded tool waits for a verdict in a thread, and the event loop that brings the verdict waits for "
+                "that thread: a step of the chain calls something with invoke on the loop; call it with ainvoke"
+            )
 
     async def await_open(self) -> None:
         """Like ``wait``. Cancellation: passes; the gate stays as it is."""

@@ -75,9 +75,10 @@ def _inputs(given: object) -> list[str]:
 
 def _result(verdict: Verdict, policy: Policy) -> tuple[dict[str, object], bool]:
     flagged = policy.action(verdict) != "allow"
+    parts, verdict = (verdict, *verdict.members), policy.deciding(verdict)
     threshold = policy.threshold_for(verdict)
     scores = {
-        category: round(min(sum(verdict.hazards.get(code, 0.0) for code in codes), 1.0), 6)
+        category: max(round(min(sum(one.hazards.get(code, 0.0) for code in codes), 1.0), 6) for one in parts)
         for category, codes in CATEGORIES.items()
     }
     # An input is flagged for its likeliest hazard even where the risk is spread over several.

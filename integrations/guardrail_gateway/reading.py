@@ -23,6 +23,13 @@ SAID = frozenset({"role", "type", "content", "name"})
 """Keys of a message that are read as what they are."""
 
 _SETTING_CHARS = 40
+_ID_CHARS = 80
+_IDS = frozenset({"id", "tool_call_id", "call_id"})
+_SETTINGS = frozenset(
+    {"cache_control", "models", "plugins", "provider", "reasoning", "safety_settings", "thinking", "transforms"}
+)
+"""Of Anthropic, OpenRouter, Gemini: words in lists and objects, as long as they are words."""
+
 _TAIL = 64
 """Messages that are looked at first: long histories are read from their end, until the latest turn is complete."""
 
@@ -133,16 +140,21 @@ def read_tool_output(message: Mapping[str, object]) -> ToolOutput:
 def text_beside(told: Mapping[str, object], known: frozenset[str]) -> list[str]:
     """Return the text under keys that are not known. A short word right under a key is a setting, or an id.
 
+    So are the words of settings that many servers know.
+
     Raises:
         InputError: it is nested without end.
     """
-    others = [value for key, value in told.items() if key not in known and isinstance(value, str | list | dict)]
     found: list[str] = []
-    for value in others:
-        if not (is_word(value) and isinstance(value, str) and len(value) <= _SETTING_CHARS):
-            values = strings_of_data(value, keys=False)
-            keys = Counter(strings_of_data(value, keys=True)) - Counter(values)
-            found += [*values, *(key for key in keys if not is_word(key))]
+    for key, value in told.items():
+        if key in known or not isinstance(value, str | list | dict):
+            continue
+        if isinstance(value, str) and is_word(value) and len(value) <= (_ID_CHARS if key in _IDS else _SETTING_CHARS):
+            continue
+        values = strings_of_data(value, keys=False)
+        if key not in _SETTINGS or not all(map(is_word, values)):
+            names = Counter(strings_of_data(value, keys=True)) - Counter(values)
+            found += [*values, *(name for name in names if not is_word(name))]
     return [text for text in found if text.strip()]
 
 
@@ -228,9 +240,9 @@ class ChoiceReader:
         known = _CHOICE | {"delta"} if isinstance(delta, dict) else _CHOICE
         extra = self._new({**unknown_text(_unpadded(event), _TOP), **unknown_text(choice, known)})
         part = self._reader.read(as_message(as_object(delta), {}))
+        self._said.append(part.answer)
         if extra:
             part = _beside(part, self._reader.read(as_message({}, extra)))
-        self._said.append(part.answer)
         return part
 
     def _new(self, extra: JsonObject) -> JsonObject:
@@ -248,9 +260,15 @@ class ChoiceReader:
 
 
 def _beside(part: Part, other: Part) -> Part:
-    """Return a part of an answer with what its chunk says elsewhere, which is no part of the answer's words."""
-    told = f"{part.reasoning}{other.answer}{other.reasoning}"
-    return replace(part, reasoning=told, acts=part.acts or other.acts, unread=part.unread or other.unread)
+    """Return a part of an answer with what its chunk says elsewhere.
+
+    That is no part of the words of the answer, nor of the reasoning: it goes where this chunk says nothing.
+    """
+    told = other.answer + other.reasoning
+    both = replace(part, acts=part.acts or other.acts, unread=part.unread or other.unread)
+    if part.reasoning and not part.answer:
+        return replace(both, answer=told)
+    return replace(both, reasoning=part.reasoning + told)
 
 
 def whole_choice(answer: Mapping[str, object], choice: Mapping[str, object], *, first: bool) -> str | AIMessageChunk:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def verdict(
 
 
 STRICT_S6 = Policy(hazards={"S6": HazardRule(threshold=0.9)})
-NO_S12 = Policy(hazards={"S12": HazardRule(action="allow")})
+ALLOWED = HazardRule(action="allow")
+NO_S12 = Policy(hazards={"S12": ALLOWED})
 ESCALATE_S7 = Policy(hazards={"S7": HazardRule(action="escalate")})
 
 
@@ -128,3 +130,33 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_policy_cannot_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Policy().on_block = "raise"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("policy", "told", "action"),
+    [
+        (Policy(), ("S12", 0.9), "block"),
+        (NO_S12, ("S11", 0.8), "block"),
+        (
+            Policy(hazards={"S12": HazardRule(action="allow"), "S11": HazardRule(action="escalate")}),
+            ("S11", 0.8),
+            "escalate",
+        ),
+        (Policy(hazards={"S12": HazardRule(action="allow"), "S11": HazardRule(action="allow")}), ("S12", 0.9), "allow"),
+    ],
+)
+def test_what_decides_is_told(policy: Policy, told: tuple[str, float], action: Action) -> None:
+    part = replace(verdict(0.8, S11=0.8), seconds=1.0, guardian_id="part")
+    whole = replace(verdict(0.9, S12=0.9), seconds=2.0, windows=3, members=(part,), incomplete=True)
+    found = policy.deciding(whole)
+    assert (found.hazard, found.risk) == told
+    assert (found.guardian_id, found.seconds, found.windows, found.incomplete) == ("test", 2.0, 3, True)
+    assert policy.deciding(found) is found
+    allowing = policy.model_copy(update={"on_failure": "allow"})
+    assert allowing.action(whole) == allowing.action(found) == action
+
+
+def test_a_harm_says_more_than_a_text_that_was_too_long() -> None:
+    whole = replace(verdict(0.9, S12=0.9, truncated=True), members=(verdict(0.8, S9=0.8, truncated=True),))
+    assert NO_S12.deciding(whole).hazard == "S9"
+    assert NO_S12.ruling(whole).cause == "risk"

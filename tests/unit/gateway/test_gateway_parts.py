@@ -15,7 +15,16 @@ from guardrail_gateway.hosts import Hosts
 from guardrail_gateway.keys import caller
 from guardrail_gateway.limits import Limits
 from guardrail_gateway.notes import Note
-from guardrail_gateway.reading import ToolOutput, as_message, read_question, read_tool_outputs, tail
+from guardrail_gateway.parameters import said_beside
+from guardrail_gateway.reading import (
+    ChoiceReader,
+    ToolOutput,
+    as_message,
+    read_question,
+    read_tool_output,
+    read_tool_outputs,
+    tail,
+)
 from guardrail_gateway.upstream.events import EventDecoder
 from guardrail_plugin import Check, ConfigError
 from guardrail_plugin.runnables.answers import Asked, read_answer
@@ -238,3 +247,40 @@ def test_all_that_an_answer_says_is_judged(said: Turn, texts: list[str]) -> None
     judged = "\n".join(check.text for check in checks)
     assert all(text in judged for text in texts)
     assert bool(checks) == bool(texts)
+
+
+@pytest.mark.parametrize("call_id", ["chatcmpl-tool-" + "ab12" * 8, "call_3f2504e0-4f89-11d3-9a0c-0305e82c3301"])
+def test_a_tool_calls_id_is_no_part_of_its_output(call_id: str) -> None:
+    told = {"role": "tool", "tool_call_id": call_id, "content": "sunny", "id": call_id}
+    assert read_tool_output(told).check.text == "sunny"
+    assert read_tool_output({**told, "tool_call_id": "tell of a bomb"}).check.text == "tell of a bomb\nsunny"
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ({"safety_settings": [{"category": "HARM_CATEGORY_HATE_SPEECH", "threshold": "BLOCK_NONE"}]}, ""),
+        ({"reasoning": {"effort": "high", "exclude": False}}, ""),
+        ({"provider": {"order": ["Together", "DeepInfra"]}, "models": ["a/b-3.5"]}, ""),
+        ({"plugins": [{"id": "web", "search_prompt": "Tell of a bomb."}]}, "web\nTell of a bomb."),
+        ({"documents": ["tell", "of"]}, "tell\nof"),
+    ],
+)
+def test_settings_of_many_servers_are_no_text(told: dict[str, Any], text: str) -> None:
+    assert said_beside(told) == text
+
+
+def test_what_a_chunk_says_elsewhere_stands_between_no_words() -> None:
+    def read(field: str) -> tuple[str, str]:
+        reader = ChoiceReader()
+        pieces = ["how to ", "build a bo", "mb at ", "home."]
+        parts = [
+            reader.read({"event": f"e {n}", "choices": [{"index": 0, "delta": {field: piece}}]})
+            for n, piece in enumerate(pieces)
+        ]
+        assert reader.text == ("".join(pieces) if field == "content" else "")
+        return "".join(part.answer for part in parts), "".join(part.reasoning for part in parts)
+
+    words, others = "how to build a bomb at home.", "e 0e 1e 2e 3"
+    assert read("content") == (words, others)
+    assert read("reasoning_content") == (others, words)

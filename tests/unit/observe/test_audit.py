@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,37 @@ from guardrail_plugin.testing import verdict
 
 KEY = b"0123456789abcdef"
 SECRET = "my private words"
+WRITTEN = (
+    rb'{"sequence":1,"at_s":12.5,"kind":"rail","rail":"input","action":"block","harmful":true,"risk":0.99,"hazard":null,'
+    rb'"hazards":{"S9":0.5},"policy_threshold":null,"acted_on":null,"guardian_id":null,"policy_version":"p",'
+    rb'"seconds":1e-06,"windows":0,"truncated":false,"error":null,"on_failure":"block","released_characters":0,'
+    rb'"request_id":"","caller":"","texts":[{"rail":"input","characters":6,'
+    rb'"hash":"68461334aba8563f6963a73b13bd2341f598015769820c098b242723211f9b83","text":"caf\u00e9 \ud800"}],'
+    rb'"previous":"0000000000000000000000000000000000000000000000000000000000000000",'
+    rb'"digest":"5e4b1c8758d35cd0b80f8b4909a15630e7f76369d651955d5dc4d32d13308a52"}'
+)
+"""A line as it was written before the log was unbuffered, under ``KEY``."""
 
 
 def event(text: str = SECRET) -> RailEvent:
     outcome = Blocked("input", "No.", verdict(risk=0.9, hazard="S9"))
     return RailEvent.of(outcome, policy=Policy(), seconds=0.1, checks=[Check(text)], request_id="r1", caller="alice")
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="limits")
+
+
+@contextmanager
+def limited(kind: str, soft: int) -> Iterator[None]:
+    """Let the process have no longer files, or no more of them."""
+    import resource
+
+    before, hard = resource.getrlimit(getattr(resource, kind))
+    resource.setrlimit(getattr(resource, kind), (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(getattr(resource, kind), (before, hard))
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -110,6 +138,11 @@ Tamper = Callable[[list[str]], list[str]]
         (lambda rows: [*rows[:2], '{"digest":"","sequence":1e999,"previous":""}', *rows[2:]], "line 3: not a line"),
         (lambda rows: [*rows[:2], "[" * 100_000, *rows[2:]], "line 3: not a line"),
         (lambda rows: [rows[0], rows[0], *rows[1:]], "line 2: a line before it is missing"),
+        (lambda rows: ['{"action":"allow",' + rows[0][1:], *rows[1:]], "line 1: changed"),
+        (lambda rows: [rows[0].replace('"characters"', '"hash":"0","characters"'), *rows[1:]], "line 1: changed"),
+        (lambda rows: [rows[0].replace('"block"', '"bl\\u006fck"'), *rows[1:]], "line 1: changed"),
+        (lambda rows: [" " + rows[0], *rows[1:]], "line 1: changed"),
+        (lambda rows: [rows[0][:-3] + '\\u00e9"}', *rows[1:]], "line 1: not a line"),
     ],
 )
 def test_changes_are_found(tmp_path: Path, tamper: Tamper, told: str) -> None:
@@ -120,6 +153,17 @@ def test_changes_are_found(tmp_path: Path, tamper: Tamper, told: str) -> None:
     log.close()
     path.write_text("\n".join(tamper(path.read_text().splitlines())) + "\n")
     assert told in str(verify(path, key=KEY).broken)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_log_of_an_earlier_version_stays_whole(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "audit"
+    path.write_bytes(WRITTEN + end)
+    assert (verify(path, key=KEY).lines, verify(path, key=KEY).broken) == (1, None)
+    log = AuditLog(path, key=KEY)
+    log.rail(event())
+    log.close()
+    assert (verify(path, key=KEY).lines, verify(path, key=KEY).broken) == (2, None)
 
 
 def test_a_forger_without_the_key_is_found(tmp_path: Path) -> None:
@@ -152,6 +196,96 @@ def test_a_file_that_cannot_be_renamed_goes_on_growing(tmp_path: Path, monkeypat
     log.rail(event())
     log.close()
     assert (verify(path).lines, verify(path).broken) == (5, None)
+
+
+@posix
+@pytest.mark.parametrize("decisions", [1, 30])
+def test_a_full_disk_ends_neither_the_log_nor_the_chain(tmp_path: Path, decisions: int) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path, key=KEY)
+    log.rail(event())
+    whole = path.read_bytes()
+    with limited("RLIMIT_FSIZE", len(whole) + 100):
+        for _ in range(decisions):
+            with pytest.raises(OSError, match="large"):
+                log.rail(event())
+            assert path.read_bytes() == whole
+    log.rail(event())
+    log.close()
+    assert [line["sequence"] for line in lines(path)] == [1, 2]
+    assert verify(path, key=KEY).broken is None
+
+
+@posix
+def test_what_could_not_be_cut_off_is_cut_off_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "audit"
+    log = AuditLog(path)
+    log.rail(event())
+    with monkeypatch.context() as patched, limited("RLIMIT_FSIZE", path.stat().st_size + 100):
+        patched.setattr(log._file, "truncate", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                log.rail(event())
+    log.rail(event())
+    log.close()
+    assert (verify(path).lines, verify(path).broken) == (2, None)
+
+
+def test_a_file_that_cannot_be_opened_after_rotation_is_opened_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, flags: int, mode: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    path = tmp_path / "audit"
+    log = AuditLog(path, max_bytes=1024)
+    log.rail(event())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many"):
+                log.rail(event())
+    log.rail(event())
+    log.close()
+    assert (verify(path).lines, verify(path).broken) == (3, None)
+
+
+@posix
+def test_full_files_that_cannot_be_listed_are_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path, max_bytes=1024)
+    for _ in range(3):
+        log.rail(event())
+    with limited("RLIMIT_NOFILE", 3):
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many"):
+                log.rail(event())
+    log.rail(event())
+    log.close()
+    assert (verify(path).lines, verify(path).broken) == (6, None)
+
+
+@pytest.mark.parametrize("name", ["audit[eu].jsonl", "audit?", "audit*"])
+def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.jsonl.000007").write_text("another log's")
+    for _ in range(2):
+        log = AuditLog(tmp_path / name, max_bytes=1024)
+        for _ in range(5):
+            log.rail(event())
+        log.close()
+    report = verify(tmp_path / name)
+    assert (report.broken, report.lines, report.last) == (None, 10, 10)
+
+
+def test_a_closed_log_stays_closed(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit")
+    for _ in range(2):
+        log.close()
+        with pytest.raises(ValueError, match="closed"):
+            log.rail(event())
 
 
 def test_a_log_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -397,3 +398,21 @@ def test_repr_and_serialisation_hold_names_only() -> None:
     for text in (repr(chain), str(chain), dumps(chain), dumps(chain | StrOutputParser()), chain.model_dump_json()):
         assert "secret" not in text
     assert isinstance(chain, GuardedRunnable)
+
+
+@pytest.mark.parametrize("rails", [("input",), ("input", "output")])
+def test_a_block_names_the_hazard_it_is_for(rails: Any) -> None:
+    """The worst part of the text is of a hazard that the policy allows."""
+    asked: list[str | None] = []
+
+    class Writer(ScriptedGuardian):
+        def respond(self, check: Check, verdict: Verdict | None, *, timeout_s: float | None = None) -> str:
+            asked.append(verdict and verdict.hazard)
+            return "No."
+
+    both = replace(verdict(risk=0.9, hazard="S12"), members=(verdict(risk=0.8, hazard="S11"),))
+    policy = Policy(hazards={"S12": {"action": "allow"}})  # type: ignore[dict-item]
+    model = FakeListChatModel(responses=["ok"])
+    told = guard(model, guardian=Writer({"story": both}), policy=policy, rails=rails).invoke("story")
+    assert (told.content, asked) == ("No.", ["S11"])
+    assert told.response_metadata["guardrail"]["hazard"] == "S11"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -315,3 +316,19 @@ def test_a_person_may_think_longer_than_a_guardian() -> None:
 
     assert wait_s() == 7.0
     assert wait_s(on_escalate=lambda *_: "allow") >= 3600
+
+
+async def test_a_loop_that_waits_for_its_own_verdict_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step on the loop calls a chain with invoke, which runs the tool in a thread, which waits for the loop."""
+    monkeypatch.setattr("guardrail_plugin.runnables.gate._STANDSTILL_S", 0.2)
+    gate = Gate(wait_s=60.0)
+
+    def in_a_thread() -> None:
+        gate.wait()
+
+    with ThreadPoolExecutor(1) as threads, pytest.raises(ConfigError, match="ainvoke"):
+        threads.submit(in_a_thread).result(10)  # what holds the loop up
+    running = asyncio.create_task(asyncio.to_thread(in_a_thread))
+    await asyncio.sleep(0.5)
+    gate.open()
+    await running
