@@ -123,8 +123,14 @@ class Policy(_Strict):
         found = max((verdict, *verdict.members), key=rank)
         if found is verdict:
             return verdict
-        whole = {"guardian_id": verdict.guardian_id, "seconds": verdict.seconds, "windows": verdict.windows}
-        return replace(found, **whole, incomplete=verdict.incomplete, stand_in=verdict.stand_in)
+        return replace(
+            found,
+            guardian_id=verdict.guardian_id,
+            seconds=verdict.seconds,
+            windows=verdict.windows,
+            incomplete=verdict.incomplete,
+            stand_in=verdict.stand_in,
+        )
 
     def _alone(self, verdict: Verdict) -> Ruling:
         ruling = max(self._met(verdict), key=lambda one: STRICTNESS[one.action])

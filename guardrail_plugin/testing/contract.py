@@ -12,7 +12,8 @@
 Each check is an async function of the wrapper (``Wrap``) that raises ``ContractViolation`` and says what went wrong.
 ``report`` runs a whole contract and returns what each check found. Tools and agents have contracts of their own, in
 ``contract_tools`` and ``contract_agents``. A wrapper that asks no guardian may leave that argument unused: the
-forbidden text is an e-mail address, which other guards can be told to find.
+forbidden text is an e-mail address, which other guards can be told to find. Such a wrapper has no guardian that could
+be down, so ``a_guardian_that_is_down_blocks`` of each contract is not for it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import GuardianError
+from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
 from guardrail_plugin.testing.exits import EXITS
 from guardrail_plugin.testing.guardians import ScriptedGuardian, verdict
@@ -61,6 +64,15 @@ def require(kept: bool, broken: str) -> None:
 def watchman() -> ScriptedGuardian:
     """Return a guardian that finds the forbidden text, and nothing else, harmful."""
     return ScriptedGuardian({FORBIDDEN: verdict(risk=0.99, hazard="S7")}, respond=SAFEGUARD, guardian_id="watchman")
+
+
+def down_at(rail: Rail) -> ScriptedGuardian:
+    """Return a guardian that has no verdict on one rail, and finds everything on the others harmless."""
+
+    def answer(check: Check) -> CheckOutcome:
+        return GuardianError("down") if check.rail == rail else verdict()
+
+    return ScriptedGuardian(answer, guardian_id="down")
 
 
 def not_in(left: object, where: str) -> None:
@@ -106,13 +118,37 @@ async def harmless_answers_pass_unchanged(wrap: Wrap) -> None:
 
 
 async def chain_never_ran_when_blocked(wrap: Wrap) -> None:
-    """A blocked input reaches the chain on no path, and something is answered."""
-    for path in (*SYNC_PATHS, *ASYNC_PATHS):
-        chain = CountingChain(AIMessage)
-        wrapped, value = wrap(chain, watchman()), f"Tell {FORBIDDEN} about me"
-        reply = SYNC_PATHS[path](wrapped, value) if path in SYNC_PATHS else await ASYNC_PATHS[path](wrapped, value)
-        require(chain.calls == 0, f"{path}: the chain ran on a blocked input")
-        require(bool(reply.text.strip()), f"{path}: a blocked input got no answer")
+    """A blocked input reaches the chain on no path and in no form, and something is answered.
+
+    The forms are a text, messages, messages of text blocks, and a prompt value. The text every wrapper has to take;
+    another form is left out where the wrapper raises on a harmless input of that form.
+    """
+    harmless, harmful = _forms("Tell alice about me"), _forms(f"Tell {FORBIDDEN} about me")
+    for form in [form for form in harmful if form == "text" or _takes(wrap, harmless[form])]:
+        value = harmful[form]
+        for path in (*SYNC_PATHS, *ASYNC_PATHS):
+            chain = CountingChain(AIMessage)
+            wrapped = wrap(chain, watchman())
+            reply = SYNC_PATHS[path](wrapped, value) if path in SYNC_PATHS else await ASYNC_PATHS[path](wrapped, value)
+            require(chain.calls == 0, f"{path}: the chain ran on a blocked input, given as {form}")
+            require(bool(reply.text.strip()), f"{path}: a blocked input, given as {form}, got no answer")
+
+
+def _forms(text: str) -> dict[str, object]:
+    return {
+        "text": text,
+        "messages": [HumanMessage(text)],
+        "text blocks": [HumanMessage([{"type": "text", "text": text}])],
+        "a prompt value": ChatPromptValue(messages=[HumanMessage(text)]),
+    }
+
+
+def _takes(wrap: Wrap, value: object) -> bool:
+    try:
+        wrap(CountingChain(AIMessage), watchman()).invoke(value)
+    except Exception:
+        return False
+    return True
 
 
 async def no_unchecked_character_leaves(wrap: Wrap) -> None:
@@ -201,14 +237,11 @@ async def requests_do_not_mix(wrap: Wrap) -> None:
 
 async def a_guardian_that_is_down_blocks(wrap: Wrap) -> None:
     """Without a verdict nothing goes in or out."""
-
-    def fail(check: Check) -> CheckOutcome:
-        return GuardianError("down") if check.rail == down else verdict()
-
-    for down in ("input", "output"):
+    rails: tuple[Rail, ...] = ("input", "output")
+    for down in rails:
         for path in (*SYNC_PATHS, *ASYNC_PATHS):
             chain = CountingChain(AIMessage)
-            wrapped = wrap(chain, ScriptedGuardian(fail))
+            wrapped = wrap(chain, down_at(down))
             reply = SYNC_PATHS[path](wrapped, "hi") if path in SYNC_PATHS else await ASYNC_PATHS[path](wrapped, "hi")
             require("an answer" not in reply.text, f"{path}: an answer left without a verdict on the {down}")
             require(down == "output" or chain.calls == 0, f"{path}: the chain ran without a verdict")

@@ -13,13 +13,15 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.tools import BaseTool
 
-from guardrail_plugin.core.errors import MissingDependencyError
+from guardrail_plugin.core.errors import GuardrailError, MissingDependencyError
+from guardrail_plugin.core.verdict import Rail
 from guardrail_plugin.guardian.protocol import GuardianProtocol
 from guardrail_plugin.testing.contract import (
     FORBIDDEN,
     HARMFUL_TURN,
     HARMLESS_TURN,
     Contract,
+    down_at,
     not_in,
     require,
     watchman,
@@ -190,6 +192,39 @@ async def no_checkpoint_holds_a_blocked_text(build: BuildAgent) -> None:
             not_in([(item.checkpoint, item.pending_writes) for item in saved], f"to a store, as {what}, under {name}")
 
 
+async def a_guardian_that_is_down_blocks(build: BuildAgent) -> None:
+    """Without a verdict nothing goes on: no turn to the model, no call to a tool, no output to the model, no answer.
+
+    The guardian is down on one rail at a time. An error of this library that reaches the caller counts as a block.
+    """
+    rails: tuple[Rail, ...] = ("input", "tool_call", "tool_output", "output")
+    for exit_ in ("invoke", "ainvoke", *AGENT_EXITS):
+        for down in rails:
+            done: list[str] = []
+            model = ScriptedModel(calling("alice"), ("Granted",))
+            left = await _left_by(exit_, build(model, [mail_tool(done)], down_at(down), _saver()))
+            if down == "input":
+                require(model.calls == 0, f"{exit_}: the model ran without a verdict on the input")
+            if down in ("input", "tool_call"):
+                require(done == [], f"{exit_}: the tool ran without a verdict on the {down}")
+            if down == "tool_output":
+                require(
+                    "sent to alice" not in repr(model.asked), f"{exit_}: the model read tool output without a verdict"
+                )
+                require("sent to alice" not in repr(left), f"{exit_}: tool output left without a verdict")
+            if down == "output":
+                require("Granted" not in repr(left), f"{exit_}: an answer left without a verdict")
+
+
+async def _left_by(exit_: str, agent: Any) -> object:
+    try:
+        if exit_ in AGENT_EXITS:
+            return await AGENT_EXITS[exit_](agent, _asking("Write to alice"), _thread("t"))
+        return await _run(agent, exit_, "Write to alice", _thread("t"))
+    except GuardrailError:
+        return []
+
+
 async def _run(agent: Any, name: str, text: str, config: Any) -> Any:
     return agent.invoke(_asking(text), config) if name == "invoke" else await agent.ainvoke(_asking(text), config)
 
@@ -207,6 +242,7 @@ AGENT_CONTRACT: Contract[BuildAgent] = {
         an_old_block_does_not_block_later_turns,
         a_blocked_turn_reaches_no_later_call,
         no_checkpoint_holds_a_blocked_text,
+        a_guardian_that_is_down_blocks,
     )
 }
 """Checks for guarded agents and graphs."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, TypeAlias
 
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, tool
 
+from guardrail_plugin.core.errors import GuardrailError
 from guardrail_plugin.guardian.protocol import GuardianProtocol
-from guardrail_plugin.testing.contract import FORBIDDEN, Contract, not_in, require, watchman
+from guardrail_plugin.testing.contract import FORBIDDEN, Contract, down_at, not_in, require, watchman
 from guardrail_plugin.testing.exits import EXITS
 
 WrapTool: TypeAlias = Callable[[BaseTool, GuardianProtocol], BaseTool]
@@ -74,7 +76,33 @@ async def poisoned_output_is_withheld(wrap: WrapTool) -> None:
         not_in(await run(wrap(mail_tool([]), watchman()), {"to": POISON}), f"by {exit_}")
 
 
+async def a_guardian_that_is_down_blocks(wrap: WrapTool) -> None:
+    """Without a verdict on its arguments a tool does not run, and without one on its output nobody reads that.
+
+    An error of this library that reaches the caller counts as a block.
+    """
+    for exit_, value in product(EXITS, (tool_call("alice"), {"to": "alice"})):
+        done: list[str] = []
+        await _left_by(exit_, wrap(mail_tool(done), down_at("tool_call")), value)
+        require(done == [], f"{exit_}: the tool ran without a verdict on its arguments")
+        left = await _left_by(exit_, wrap(mail_tool([]), down_at("tool_output")), value)
+        require("sent to alice" not in repr(left), f"{exit_}: tool output left without a verdict")
+
+
+async def _left_by(exit_: str, wrapped: BaseTool, value: object) -> list[object]:
+    try:
+        return await EXITS[exit_](wrapped, value)
+    except GuardrailError:
+        return []
+
+
 TOOL_CONTRACT: Contract[WrapTool] = {
-    check.__name__: check for check in (harmless_calls_pass_unchanged, tool_did_not_run, poisoned_output_is_withheld)
+    check.__name__: check
+    for check in (
+        harmless_calls_pass_unchanged,
+        tool_did_not_run,
+        poisoned_output_is_withheld,
+        a_guardian_that_is_down_blocks,
+    )
 }
 """Checks for anything that wraps a tool."""

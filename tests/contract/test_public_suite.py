@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import BaseTool
 
-from guardrail_plugin.guardian.protocol import GuardianProtocol
+from guardrail_plugin.core.conversation import Check
+from guardrail_plugin.core.errors import GuardianError
+from guardrail_plugin.core.policy import Policy
+from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
 from guardrail_plugin.runnables import guard, guard_tool
+from guardrail_plugin.testing import ScriptedGuardian, verdict
 from guardrail_plugin.testing.contract import RUNNABLE_CONTRACT, report
 from guardrail_plugin.testing.contract_agents import AGENT_CONTRACT
 from guardrail_plugin.testing.contract_tools import TOOL_CONTRACT
 
 AnyRunnable = Runnable[Any, Any]
 
-SPECULATIVE = ("chain_never_ran_when_blocked", "a_guardian_that_is_down_blocks", "rest_of_stream_is_cancelled")
+DOWN = "a_guardian_that_is_down_blocks"
+
+SPECULATIVE = ("chain_never_ran_when_blocked", DOWN, "rest_of_stream_is_cancelled")
 """A speculative chain runs; in sync calls the thread that reads it closes it when the next chunk has come."""
 
 
@@ -90,6 +98,77 @@ async def test_a_wrapper_whose_chain_never_runs_is_reported_and_not_waited_for()
     assert found[name] == "a harmless call never reached the chain"
 
 
+def _is_messages(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _is_blocks(value: object) -> bool:
+    return isinstance(value, list) and isinstance(value[0].content, list)
+
+
+def _is_prompt(value: object) -> bool:
+    return isinstance(value, ChatPromptValue)
+
+
+@pytest.mark.parametrize(
+    ("unseen", "form"), [(_is_messages, "messages"), (_is_blocks, "text blocks"), (_is_prompt, "a prompt value")]
+)
+async def test_a_wrapper_that_is_blind_to_a_form_of_input_is_reported(
+    unseen: Callable[[object], bool], form: str
+) -> None:
+    def blind(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+        def judged(value: object) -> object:
+            return "hello" if unseen(value) else value
+
+        return guard(chain, guardian=guardian, rails=("input", "output"), input_key=judged)
+
+    found = await report(RUNNABLE_CONTRACT, blind)
+    assert {name: broken for name, broken in found.items() if broken} == {
+        "chain_never_ran_when_blocked": f"invoke: the chain ran on a blocked input, given as {form}"
+    }
+
+
+async def test_a_wrapper_that_takes_texts_alone_keeps_the_contract_in_that_form() -> None:
+    def of_texts(chain: AnyRunnable, guardian: GuardianProtocol) -> AnyRunnable:
+        return RunnableLambda(str.strip) | plain(chain, guardian)
+
+    await RUNNABLE_CONTRACT["chain_never_ran_when_blocked"](of_texts)
+
+
+def lenient(guardian: GuardianProtocol, rail: str) -> GuardianProtocol:
+    """Take a missing verdict for a harmless one, on one rail."""
+
+    def answer(check: Check) -> CheckOutcome:
+        [outcome] = guardian.check_many([check])
+        return verdict() if check.rail == rail and isinstance(outcome, GuardianError) else outcome
+
+    return ScriptedGuardian(answer)
+
+
+@pytest.mark.parametrize(
+    ("rail", "broken"),
+    [
+        ("tool_call", "the tool ran without a verdict on its arguments"),
+        ("tool_output", "tool output left without a verdict"),
+    ],
+)
+async def test_a_tool_that_fails_open_on_one_rail_is_reported(rail: str, broken: str) -> None:
+    found = await report(TOOL_CONTRACT, lambda tool, guardian: guard_tool(tool, guardian=lenient(guardian, rail)))
+    assert {name: why for name, why in found.items() if why} == {DOWN: f"invoke: {broken}"}
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "broken"), [("allow", "invoke: the tool ran without a verdict on its arguments"), ("raise", None)]
+)
+async def test_a_tool_may_raise_without_a_verdict_but_not_run(
+    on_failure: Literal["allow", "raise"], broken: str | None
+) -> None:
+    def wrap(tool: BaseTool, guardian: GuardianProtocol) -> BaseTool:
+        return guard_tool(tool, guardian=guardian, policy=Policy(on_failure=on_failure))
+
+    assert await report({DOWN: TOOL_CONTRACT[DOWN]}, wrap) == {DOWN: broken}
+
+
 async def test_the_agent_suite_reports_the_leak_of_langchains_own_pii_middleware() -> None:
     agents = pytest.importorskip("langchain.agents")
     middleware = pytest.importorskip("langchain.agents.middleware")
@@ -143,3 +222,37 @@ OF_THE_GRAPH = (
 async def test_a_graph_with_a_guarded_chain_keeps_what_does_not_concern_its_state(name: str) -> None:
     pytest.importorskip("langgraph")
     await AGENT_CONTRACT[name](hand_built)
+
+
+@pytest.mark.parametrize(
+    ("rail", "broken"),
+    [
+        ("input", "the model ran without a verdict on the input"),
+        ("tool_call", "the tool ran without a verdict on the tool_call"),
+        ("tool_output", "the model read tool output without a verdict"),
+        ("output", "an answer left without a verdict"),
+    ],
+)
+async def test_an_agent_that_fails_open_on_one_rail_is_reported(rail: str, broken: str) -> None:
+    pytest.importorskip("langgraph")
+
+    def build(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianProtocol, saver: Any) -> Any:
+        return hand_built(model, tools, lenient(guardian, rail), saver)
+
+    assert await report({DOWN: AGENT_CONTRACT[DOWN]}, build) == {DOWN: f"invoke: {broken}"}
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "broken"), [("allow", "invoke: the model ran without a verdict on the input"), ("raise", None)]
+)
+async def test_an_agent_may_raise_without_a_verdict_but_not_go_on(
+    on_failure: Literal["allow", "raise"], broken: str | None
+) -> None:
+    agents = pytest.importorskip("langchain.agents")
+    rails = importlib.import_module("guardrail_langchain").GuardrailMiddleware
+
+    def build(model: BaseChatModel, tools: Sequence[BaseTool], guardian: GuardianProtocol, saver: Any) -> Any:
+        middleware = [rails(guardian=guardian, policy=Policy(on_failure=on_failure))]
+        return agents.create_agent(model, list(tools), middleware=middleware, checkpointer=saver)
+
+    assert await report({DOWN: AGENT_CONTRACT[DOWN]}, build) == {DOWN: broken}

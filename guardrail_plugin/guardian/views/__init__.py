@@ -19,7 +19,9 @@ from guardrail_plugin.guardian.views.decode import decode
 from guardrail_plugin.guardian.views.turns import turns
 
 _MAX_LAYERS = 2
-_FILLING = re.compile(r"[\W_]{33,}")
+# Hangul fillers are letters to \w, and tools' arguments are JSON, which writes line ends as two characters.
+_FILLING = re.compile(r"(?:\\[nrtfb]|[\W_\u115f\u1160\u3164\uffa0]){33,}")
+_DELETING = re.compile("[\b\x7f]")
 _FILLED = 256
 """Characters of filling: less than what keeps two words out of one window."""
 _MARKS = ".,;:!?"
@@ -28,7 +30,7 @@ _SAME = 8
 """Of one character in a row, as rules of tables have it, this many are about one token."""
 
 
-def views(text: str, *, limit: int = 10) -> tuple[str, ...]:
+def views(text: str, *, limit: int = 12) -> tuple[str, ...]:
     """Return the text, then its cleaned view, its decoded view and its turns where they say something else.
 
     Words that stand far apart, with blanks or signs between them that a model reads over, are read close together, too.
@@ -37,7 +39,7 @@ def views(text: str, *, limit: int = 10) -> tuple[str, ...]:
 
     Args:
         text: anything.
-        limit: most views to return, the text itself included. There are never more than ten today.
+        limit: most views to return, the text itself included. There are never more than twelve today.
 
     Raises:
         ConfigError: ``limit`` is below one.
@@ -46,14 +48,16 @@ def views(text: str, *, limit: int = 10) -> tuple[str, ...]:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     cleaned = clean(text)
     decoded = _decoded(cleaned)
-    found = (text, cleaned, decoded, *turns(decoded))
+    # A terminal deletes where these stand; a model reads over them.
+    whole = clean(_DELETING.sub("", text)) if _DELETING.search(text) else text
+    found = (text, cleaned, decoded, whole, *turns(decoded))
     distinct: dict[str, str] = {}
     for view in found:
         distinct.setdefault(_gist(view), view)
     said = [view for gist, view in distinct.items() if gist or view is text]
-    closed = _closed_up(decoded)
-    if closed is not None and closed not in said:
-        said.append(closed)
+    for closed in dict.fromkeys((_closed_up(decoded), _closed_up(text))):
+        if closed is not None and closed not in said:
+            said.append(closed)
     return tuple(said[:limit])
 
 

@@ -11,7 +11,8 @@ from itertools import pairwise
 from string import ascii_lowercase, digits
 
 _PHRASE = re.compile(r"[^:;!?\n\"“”«».()\[\]{}|]+")
-_WORD = re.compile(r"[a-z]+")
+_LETTERS = re.compile(r"[a-z]+")
+_WORD = re.compile(r"(?<![\w+/=])[a-z]+(?![\w+/=])")  # no piece of base64
 _STRONG = "the how make what you with this that for give write your from tell which should explain and"
 _WEAK = "to is of in a i me can do my it on are"
 # Enciphered or reversed, these are words of some language or common abbreviations.
@@ -95,7 +96,7 @@ def _morse(text: str) -> str:
 
 def _radio(text: str) -> str:
     def read(match: re.Match[str]) -> str:
-        letters = "".join(_RADIO[word] for word in _WORD.findall(match.group().lower()))
+        letters = "".join(_RADIO[word] for word in _LETTERS.findall(match.group().lower()))
         steps = {ord(b) - ord(a) for a, b in pairwise(letters)}
         # "Alpha, Bravo, Charlie" is a row, and a word without a vowel is no word.
         return match.group() if 1 in steps or not set(letters) & set("aeiouy") else letters

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from guardrail_plugin.guardian.views.cleaning import clean
 from guardrail_plugin.guardian.views.decipher import decipher
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{8,})*={0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}(?:(?:\r?\n|(?:\\r)?\\n)[A-Za-z0-9+/_-]{8,})*={0,2}")
 _BASE32 = re.compile(r"(?<![A-Z0-9])[A-Z2-7]{16,}={0,6}")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?[0-9A-Fa-f]{12,}|(?<![0-9A-Za-z])[0-9A-Fa-f]{2}(?:[ ,:-][0-9A-Fa-f]{2}){3,}")
 _BINARY = re.compile(r"(?<![01])[01]{8}(?:[ ,]?[01]{8}){2,}")
@@ -28,6 +28,9 @@ _NOT_HEX = re.compile(r"[^0-9A-Fa-f]")
 _ONLY_HEX = re.compile(r"(?:[0-9A-Fa-f]{2}){6,}")
 _ONLY_BASE64 = re.compile(r"[A-Za-z0-9+/\n]{12,}={0,2}\n?")
 _MIN_BYTES = 3
+_UNREADABLE = "\ufffd"
+_JSON_LINE_END = re.compile(r"(?:\\r)?\\n")
+_SENTENCE = re.compile(r"(?<![^\W\d_])[^\W\d_]+(?:[ ,.'?!\n-]{1,2}[^\W\d_]+){3,}")
 _PLAIN_WORD = re.compile(r"[A-Za-z][a-z]{,22}|[A-Z]{,11}|[a-z]{,11}|\d+")
 _SAMPLE_CHARACTERS = 200
 _ENOUGH_LETTERS = 12
@@ -82,6 +85,11 @@ def _text_of(raw: bytes) -> str | None:
     try:
         text = raw.decode("utf-16-le" if wide else "utf-8")
     except UnicodeDecodeError:
+        text = raw.decode("utf-8", "replace")
+    # Sentences that make up half of it are what it says, whatever bytes stand beside them.
+    if 2 * sum(len(run) for run in _SENTENCE.findall(text) if is_natural(run)) >= len(text):
+        return text
+    if _UNREADABLE in text:
         return None
     return text if is_natural(text) or is_natural(clean(text)) or _is_encoded_again(text) else None
 
@@ -105,6 +113,7 @@ def _each(pattern: re.Pattern[str], read: Callable[[str], str | None], text: str
 
 def _base64(text: str) -> str:
     def read(span: str) -> str | None:
+        span = _JSON_LINE_END.sub("\n", span)
         whole = _base64_text("".join(span.split()))
         if whole is not None or "\n" not in span:
             return whole

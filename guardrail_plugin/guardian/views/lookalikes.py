@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from string import ascii_lowercase as _AZ
 
@@ -42,6 +43,9 @@ _FLAGS = (
 _FOREIGN = "\u0251\u0261\u0370-\u03ff\u0400-\u052f\u0531-\u0587\u13a0-\u13f5"
 # A match starts at a word's first letter, so that a long plain word is walked once.
 _MIXED_WORD = re.compile(f"(?<![A-Za-z{_FOREIGN}])(?:[A-Za-z]+[{_FOREIGN}]|[{_FOREIGN}]+[A-Za-z])[A-Za-z{_FOREIGN}]*")
+_MIXED_PAIR = re.compile(f"(?<!\\w)(?:[A-Za-z][{_FOREIGN}]|[{_FOREIGN}][A-Za-z])(?!\\w)")
+_PROOF_LETTERS = 3
+_FOREIGN_WORD = re.compile(f"(?<!\\w)[{_FOREIGN}]+(?!\\w)")
 _MIX = re.compile(f"[A-Za-z][{_FOREIGN}]|[{_FOREIGN}][A-Za-z]")
 _ONE_TURN = re.compile(f"([A-Za-z]{{2,}})([{_FOREIGN}]+)")
 _SYMBOL = "[\u03b1-\u03b8\u03ba-\u03be\u03c0-\u03c4\u03c6-\u03c9]"  # no iota, omicron, upsilon: those are for disguise
@@ -139,10 +143,11 @@ def _plain_letters() -> dict[int, str]:
 
 def _one_script(text: str) -> tuple[str, bool]:
     """Map look-alikes inside words that mix alphabets, towards the alphabet that takes all of the word."""
-    if not _MIX.search(text):
+    latin_letters = len(_LATIN.findall(text))
+    cyrillic_text = len(_CYRILLIC.findall(text)) > latin_letters
+    found = not cyrillic_text and _passes_for_latin(_FOREIGN_WORD.findall(text), latin_letters)
+    if not found and not _MIX.search(text):
         return text, False
-    cyrillic_text = len(_CYRILLIC.findall(text)) > len(_LATIN.findall(text))
-    found = False
 
     def mapped(match: re.Match[str]) -> str:
         nonlocal found
@@ -157,7 +162,23 @@ def _one_script(text: str) -> tuple[str, bool]:
         found = True
         return "".join(cyrillic if fits_cyrillic and (cyrillic_text or not fits_latin) else latin)
 
-    return _MIXED_WORD.sub(mapped, text), found
+    text = _MIXED_WORD.sub(mapped, text)
+    if found and not cyrillic_text:
+        text = _MIXED_PAIR.sub(_as_latin, _FOREIGN_WORD.sub(_as_latin, text))
+    return text, found
+
+
+def _passes_for_latin(words: Sequence[str], latin_letters: int) -> bool:
+    """Say whether all foreign words of a Latin text look like Latin ones: in a real language few do."""
+    long = [word for word in words if len(word) > 1]
+    if not any(len(word) > _PROOF_LETTERS for word in long) or latin_letters <= sum(map(len, long)):
+        return False
+    return all(c in _TO_LATIN for word in long for c in word)
+
+
+def _as_latin(match: re.Match[str]) -> str:
+    word = "".join(_TO_LATIN.get(c, c) for c in match.group())
+    return word if word.isascii() else match.group()
 
 
 def _is_lawful_mix(word: str, cyrillic_text: bool) -> bool:

@@ -33,12 +33,14 @@ _LEETISH = re.compile(r"[A-Za-z][0-57@$!€]{1,2}[A-Za-z]")
 _LEET_WORD = re.compile(r"(?<![\w@$!€./\\:#=&%+-])[A-Za-z0-9@$!€]{2,}(?![\w@$!€]|[./\\:#=+-]\w)")
 _SHORT_WORDS = ("t0", "d0", "n0", "s0", "g0")
 _DIGITS = re.compile(r"[0-9@$!€]+")
+_NUMBERED = re.compile(r"[A-Za-z@$!€]+[0-9]+")  # version2, sha1
+_ADDRESS = re.compile(r"0[xX][0-9a-fA-F]+")
 _READABLE = re.compile(r"[0-57@$!€]+")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 # Consonant, digit for a vowel, consonant.
 _INNER = re.compile(r"(?<=[b-df-hj-np-tv-z])[0134@!€](?=[b-df-hj-np-tv-z])")
 _PRODUCTS = re.compile(
-    r"log4|s3fs|s3cmd|d3js|k3s|[fp]m3[cmn]|p2p|b2b|mp[34]|ps[345]|c3po|n8n|f1score|web3|html5|css3|h5py|i3wm|utf"
+    r"log4|s3fs|s3cmd|d3js|k3s|[fp]m3[cmn]|p2p|b2b|mp[34]|ps[345]|c3po|n8n|h\d+n\d+|f1score|web3|html5|css3|h5py|i3wm|utf"
 )
 
 
@@ -145,7 +147,7 @@ def _read_leet(match: re.Match[str]) -> str:
     core = word.strip("@$!€")
     if core.lower() in _SHORT_WORDS:
         return word.replace("0", "o")
-    if not _is_mixed(core) or (_HEX.fullmatch(core) and len(core) > 5) or core.endswith(tuple("0123456789")):
+    if not _is_mixed(core) or (_HEX.fullmatch(core) and len(core) > 5) or _NUMBERED.fullmatch(core):
         return word
     return word.replace(core, core.translate(_READ_AS))
 
@@ -161,6 +163,7 @@ def _is_mixed(word: str) -> bool:
         and (word[1:].islower() or word.isupper())
         and all(len(run) < 3 and _READABLE.fullmatch(run) for run in digits)
         and not _PRODUCTS.match(word.lower())
+        and not _ADDRESS.fullmatch(word)
     )
 
 
