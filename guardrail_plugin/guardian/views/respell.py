@@ -27,6 +27,11 @@ _OPERATORS = "+*/^|\\"
 _ARTICLES = ("a", "an", "the")
 _READ_AS = str.maketrans("013457@$!€", "oieastasie")
 _VOWELS = frozenset("aeiouyаеёиоуыэюяіїєαεηιουω")
+_CONSONANTS = frozenset("bcdfghjklmnpqrstvwxz")
+_ONSETS = frozenset(
+    "bl br ch cl cr dr dw fl fr gh gl gn gr kl kn kr ph pl pr ps rh sc sh sk sl sm sn sp sq st sv sw th tr ts tw wh "
+    "wr".split()
+)
 _ORDINARY_RUNS = frozenset(("wasd", "wsad", "awsd", "asdf", "etaoin", "aeiou"))
 
 _LEETISH = re.compile(r"[A-Za-z][0-57@$!€]{1,2}[A-Za-z]")
@@ -77,9 +82,17 @@ def _close_gaps(match: re.Match[str]) -> tuple[str, bool, str]:
     narrow = min(map(len, gaps))
     word = _GAP.sub(lambda gap: "" if len(gap.group()) == narrow else " ", run)
     before = match.string[max(0, match.start() - 12) : match.start()].split()
-    if before and run[0] in "aiAI" and before[-1].lower() not in _ARTICLES:  # "make a b o m b": a word of its own
+    alone = run[0] in "aiAI" and _begins_a_word(word[1:].lstrip())
+    if before and alone and before[-1].lower() not in _ARTICLES:  # "make a b o m b": a word of its own
         return f"{word[0]} {word[1:].lstrip()}", _is_word(word[1:].replace(" ", "")), " "
     return word, _is_word(word.replace(" ", "")), " "
+
+
+def _begins_a_word(letters: str) -> bool:
+    """Say whether a word may begin so: "rson" does not, so its "a" is no article."""
+    first, second = letters[:1].lower(), letters[1:2].lower()
+    both = first in _CONSONANTS and second in _CONSONANTS
+    return not both or first + second in _ONSETS
 
 
 def _drop_signs(match: re.Match[str]) -> tuple[str, bool, str]:
