@@ -85,7 +85,7 @@ def _judged(row: Row, outcome: CheckOutcome, session: Session) -> Answer:
         return Answer(row, problem=str(outcome))
     if session.policy is None:
         return Answer(row, outcome, outcome.harmful)
-    return Answer(row, outcome, session.policy.action(outcome) != "allow")
+    return Answer(row, session.policy.deciding(outcome), session.policy.action(outcome) != "allow")
 
 
 def _unchecked(row: Row) -> Answer:

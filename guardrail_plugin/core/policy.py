@@ -121,10 +121,13 @@ class Policy(_Strict):
             return STRICTNESS[ruling.action], ruling.cause != "truncated"
 
         found = max((verdict, *verdict.members), key=rank)
-        if found is verdict:
+        hazard = self._acted_on(found)
+        if found is verdict and hazard == verdict.hazard:
             return verdict
         return replace(
             found,
+            hazard=hazard,
+            members=verdict.members if found is verdict else (),
             guardian_id=verdict.guardian_id,
             seconds=verdict.seconds,
             windows=verdict.windows,
@@ -158,15 +161,26 @@ class Policy(_Strict):
             return rule.threshold
         return verdict.threshold if self.threshold is None else self.threshold
 
-    def _pooled_action(self, verdict: Verdict) -> Action:
-        rail = self.rails.get(verdict.rail, RailRule())
+    def _acted_on(self, verdict: Verdict) -> str | None:
+        """Return the hazard for which a verdict is acted on; the likeliest one where it is not."""
+        ruling = self._alone(verdict)
+        if ruling.hazard is not None:
+            return ruling.hazard
+        return (self._likeliest(verdict) or verdict.hazard) if ruling.cause == "risk" else verdict.hazard
+
+    def _likeliest(self, verdict: Verdict) -> str | None:
+        """Return the likeliest hazard of those that are judged by their sum."""
         counted = {
             code: p
             for code, p in verdict.hazards.items()
             if code not in self.hazards
             or (self.hazards[code].threshold is None and self.hazards[code].action != "allow")
         }
-        top = max(counted, key=counted.__getitem__, default=None)
+        return max(counted, key=counted.__getitem__, default=None)
+
+    def _pooled_action(self, verdict: Verdict) -> Action:
+        rail = self.rails.get(verdict.rail, RailRule())
+        top = self._likeliest(verdict)
         rule = self.hazards.get(top) if top is not None else None
         return rail.action if rule is None else rule.action
 

@@ -55,9 +55,10 @@ class ObserverCallback(BaseCallbackHandler):
         if begun is None:
             return
         fields: dict[str, Any] = {"policy_version": self._policy.version}
-        if type(error).__name__ == _PAUSE:
+        beside = begun[0] == "output"  # what raises there may be the chain
+        if type(error).__name__ == _PAUSE and not beside:
             fields["action"] = "escalate"
-        elif isinstance(error, GuardrailError) and not isinstance(error, ChainError):
+        elif isinstance(error, GuardrailError if beside else Exception) and not isinstance(error, ChainError):
             fields |= {"action": "block", "error": None if isinstance(error, BlockedError) else type(error).__name__}
         else:
             return

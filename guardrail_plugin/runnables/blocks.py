@@ -221,7 +221,7 @@ def _written(arguments: object) -> str | None:
 def _parsed(arguments: str) -> object:
     try:
         return json.loads(arguments, object_pairs_hook=_once)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
 
 

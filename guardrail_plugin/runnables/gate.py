@@ -11,7 +11,7 @@ from threading import Event
 
 from guardrail_plugin.core.errors import BlockedError, ConfigError, GuardianTimeout
 
-_STANDSTILL_S = 5.0
+_STANDSTILL_S = 60.0
 
 
 class Gate:
@@ -76,10 +76,12 @@ class Gate:
         with suppress(RuntimeError):  # it is closed
             self._loop.call_soon_threadsafe(told.set)
         self._open.add_done_callback(lambda _: told.set())
-        if not told.wait(_STANDSTILL_S):
+        wait_s = min(self._wait_s, _STANDSTILL_S)
+        if not told.wait(wait_s):
             raise ConfigError(
-                "a guarded tool waits for a verdict in a thread, and the event loop that brings the verdict waits for "
-                "that thread: a step of the chain calls something with invoke on the loop; call it with ainvoke"
+                f"a guarded tool waits in a thread for a verdict, and the event loop that brings it has not run for "
+                f"{wait_s:g} s: it is blocked, or waits for this thread, where a step of the chain on the loop calls "
+                "something with invoke; call that with ainvoke"
             )
 
     async def await_open(self) -> None:

@@ -7,7 +7,7 @@ says only what was released; the model inside runs unheard.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -25,7 +25,8 @@ from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Allowed, Edited, Outcome
 from guardrail_plugin.runnables import detached
 from guardrail_plugin.runnables.answer_files import files_in
-from guardrail_plugin.runnables.answers import Asked
+from guardrail_plugin.runnables.answers import Asked, every_call
+from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import client_calls
 from guardrail_plugin.runnables.inner_models import marks_of, model_in
 from guardrail_plugin.runnables.model_chunks import Orders, as_message, ateed, generation, teed
@@ -70,6 +71,9 @@ class Ended:
         return bool(said) or (message.id is not None and message.id == self.message_id)
 
 
+_FORM = "ls_structured_output_format"
+"""With what LangChain marks a tool that is the form of an answer."""
+
 OnEnded: TypeAlias = Callable[[Ended], None]
 OnBind: TypeAlias = Callable[[Sequence[Any]], Mapping[str, Any]]
 
@@ -81,6 +85,8 @@ class GuardedChatModel(BaseChatModel):
     tool calls, whatever the model inside can do besides.
 
     Does not: judge what the model is asked, or stop handlers that belong to the model inside (its own ``callbacks``).
+    ``get_usage_metadata_callback()`` hears it and the model inside, and counts twice; in ``config["callbacks"]`` a
+    ``UsageMetadataCallbackHandler`` counts once.
 
     Attributes:
         inner: the model, or one with tools and settings bound.
@@ -150,6 +156,9 @@ class GuardedChatModel(BaseChatModel):
         if bind is None:
             raise NotImplementedError(f"{self.inner.get_name()} takes no tools, or has some bound already")
         changed = {} if self.on_bind is None else self.on_bind(tools)
+        if self.calls is not None and _FORM in kwargs:
+            # with_structured_output binds the form of an answer, which is no tool: it is judged with the answer.
+            changed = {**changed, "calls": None, "stage": replace(self.stage, calls=every_call)}
         return self.model_copy(update={"inner": bind(tools, **kwargs), **changed})
 
     @override
@@ -338,6 +347,9 @@ class GuardedChatModel(BaseChatModel):
         if changed:
             # The call was made and is to be paid for, whatever became of the answer.
             passed.usage_metadata = answer.usage_metadata
+            named = answer.response_metadata.get("model_name")
+            if isinstance(named, str) and is_name(named):
+                passed.response_metadata.setdefault("model_name", named)
         if self.listeners:
             instead, original = passed if changed else None, answer if isinstance(outcome, Edited) else None
             calls, files = tuple(client_calls(passed)), files_in(passed)

@@ -81,9 +81,14 @@ def as_chunk(message: object) -> AIMessageChunk:
     if not isinstance(message, AIMessage):
         raise InputError(f"a chat model answered with a {type(message).__name__}")
     fields = {name: getattr(message, name) for name in AIMessage.model_fields if name != "type"}
+    # What cannot be read is quoted: LangChain would complete what is cut off, and call it valid.
+    written = [_raw(call["args"]) for call in message.tool_calls]
+    written += [as_json(call["args"] or "") for call in message.invalid_tool_calls]
     calls = [
-        ToolCallChunk(type="tool_call_chunk", name=call["name"], args=_raw(call["args"]), id=call["id"], index=index)
-        for index, call in enumerate((*message.tool_calls, *message.invalid_tool_calls))
+        ToolCallChunk(type="tool_call_chunk", name=call["name"], args=arguments, id=call["id"], index=index)
+        for index, (call, arguments) in enumerate(
+            zip((*message.tool_calls, *message.invalid_tool_calls), written, strict=True)
+        )
     ]
     return AIMessageChunk(**fields, tool_call_chunks=calls, chunk_position="last")
 

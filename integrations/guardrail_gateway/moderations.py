@@ -55,7 +55,8 @@ async def moderations(request: Request) -> Response:
             raise Problem.of(outcome)
         result, flagged = _result(outcome, desk.policy)
         results.append(result)
-        told = Blocked("input", "", outcome) if flagged else Allowed("input", outcome)
+        verdict, ruling = desk.policy.deciding(outcome), desk.policy.ruling(outcome)
+        told = Blocked("input", "", verdict, ruling=ruling) if flagged else Allowed("input", verdict, ruling=ruling)
         desk.tell(told, seconds=outcome.seconds, checks=[check])
     return JSONResponse({"id": f"modr-{uuid.uuid4().hex[:24]}", "model": guardian.id, "results": results})
 
@@ -82,8 +83,9 @@ def _result(verdict: Verdict, policy: Policy) -> tuple[dict[str, object], bool]:
         for category, codes in CATEGORIES.items()
     }
     # An input is flagged for its likeliest hazard even where the risk is spread over several.
+    allowed = {code for code, rule in policy.hazards.items() if rule.action == "allow"}
     met = {
-        category: flagged and (verdict.hazard in codes or scores[category] >= threshold)
+        category: flagged and (verdict.hazard in codes or (scores[category] >= threshold and not allowed >= set(codes)))
         for category, codes in CATEGORIES.items()
     }
     return {

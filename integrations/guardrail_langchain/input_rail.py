@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config
 
-from guardrail_langchain.held import GuardrailState, ask
+from guardrail_langchain.held import GuardrailState
 from guardrail_langchain.settings import Settings
 from guardrail_langchain.tool_call import passed
 from guardrail_langchain.turns import (
@@ -39,7 +39,7 @@ class InputJudgement:
         self._messages: Sequence[BaseMessage] = state["messages"]
         judged: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
         self._settings = settings
-        self._stage = settings.input_stage(ask)
+        self._stage = settings.input_stage(settings.ask)
         self._turns, self._summaries = new_turns(self._messages, judged) if "input" in settings.rails else ([], [])
         self._inputs = [heard(self._messages, turn) for turn in self._turns]
         self._told = [self._messages[summary.stop - 1] for summary in self._summaries]
@@ -51,7 +51,7 @@ class InputJudgement:
         outcomes = self._stage.judge(self._inputs, [parent] * len(self._inputs)) if self._inputs else []
         told: list[Outcome] = []
         if self._told:
-            quiet = self._settings.input_stage(ask, quiet=True)
+            quiet = self._settings.input_stage(self._settings.ask, quiet=True)
             told = quiet.judge(self._told, [parent] * len(self._told))
         outputs: list[ToolMessage] = []
         for output in self._outputs:
@@ -65,7 +65,7 @@ class InputJudgement:
         outcomes = await self._stage.ajudge(self._inputs, [parent] * len(self._inputs)) if self._inputs else []
         told: list[Outcome] = []
         if self._told:
-            quiet = self._settings.input_stage(ask, quiet=True)
+            quiet = self._settings.input_stage(self._settings.ask, quiet=True)
             told = await quiet.ajudge(self._told, [parent] * len(self._told))
         outputs: list[ToolMessage] = []
         for output in self._outputs:

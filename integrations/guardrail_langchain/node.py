@@ -11,7 +11,6 @@ from langchain_core.runnables.config import ensure_config
 from langgraph.graph import END
 from langgraph.types import Command
 
-from guardrail_langchain.held import ask
 from guardrail_langchain.settings import Settings
 from guardrail_langchain.turns import Turn, answer, written
 from guardrail_plugin import InputError, Policy, ToolPolicy
@@ -68,7 +67,7 @@ def guardrail_node(
         on_escalate=on_escalate,
         context_turns=context_turns,
     )
-    stage = settings.input_stage(ask)
+    stage = settings.input_stage(settings.ask)
 
     def judge(state: Any) -> Command[Any]:
         messages = _messages(state, messages_key)

@@ -5,16 +5,20 @@ Decided once, in generators that yield calls of the two checkpointers; ``run`` a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 from uuid import UUID, uuid5
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.constants import START
+from langgraph.types import Send
 
 from guardrail_langchain.aside import Call, Key, Ledger, Saver, Steps, Writes, id_of, together
 from guardrail_plugin import ConfigError
 
+_JOIN = "join:"
+_SENT = "__pregel_tasks"
 _NEXT = "branch:to:"
 """LangGraph's channel for "this node is next" begins so, and lives for one step."""
 
@@ -57,6 +61,7 @@ class Places:
         """
         if metadata.get("counters_since_delta_snapshot"):
             raise ConfigError(NO_DELTAS)
+        checkpoint = _settled(checkpoint)
         key = _key(config, checkpoint["id"])
         aside = self._unjudged(checkpoint)
         parent = config if aside else (yield from self._stored(config))
@@ -119,8 +124,7 @@ class Places:
         values = checkpoint["channel_values"]
         if START in values or values.get("guardrail_held"):
             return True
-        following = [name.removeprefix(_NEXT) for name in values if name.startswith(_NEXT)]
-        return any(node.endswith(".before_agent") or node in self._until for node in following)
+        return any(node.endswith(".before_agent") or node in self._until for node in _following(values))
 
     def _stored(self, config: RunnableConfig) -> Steps[RunnableConfig]:
         """Return the config of a new checkpoint with the nearest parent that the store holds; itself if that has it."""
@@ -155,6 +159,30 @@ class Places:
         at = _at(config, before["configurable"]["checkpoint_id"] if before else None)
         yield Call(self.waiting, "put", (at, found.checkpoint, found.metadata, found.checkpoint["channel_versions"]))
         yield from self._make_room(key)
+
+
+def _following(values: Mapping[str, Any]) -> list[str]:
+    """Return the nodes that are next: by an edge, by an edge from several nodes, and by ``Send``."""
+    nodes = [name.removeprefix(_NEXT) for name in values if name.startswith(_NEXT)]
+    nodes += [task.node for task in values.get(_SENT) or () if isinstance(task, Send)]
+    for name, value in values.items():
+        if name.startswith(_JOIN):
+            begins, _, node = name.removeprefix(_JOIN).rpartition(":")
+            seen = value[0] if isinstance(value, tuple) else value
+            nodes += [node] if set(begins.split("+")) <= set(seen) else []
+    return nodes
+
+
+def _settled(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint of a run that has ended without what somebody held on this thread.
+
+    Another agent has gone on with it, and nobody asks any more: what stands in for it stays.
+    """
+    values = checkpoint["channel_values"]
+    if not values.get("guardrail_held") or START in values or _following(values):
+        return checkpoint
+    kept = {name: value for name, value in values.items() if name != "guardrail_held"}
+    return {**checkpoint, "channel_values": kept}
 
 
 def _holds(writes: Writes) -> bool:

@@ -6,7 +6,16 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from guardrail_langchain.held import GuardrailState, ask_about, blocked_last, decided, message_of, mine, verdict_of
+from guardrail_langchain.held import (
+    WAITING,
+    GuardrailState,
+    ask_about,
+    blocked_last,
+    decided,
+    message_of,
+    mine,
+    verdict_of,
+)
 from guardrail_langchain.settings import Settings
 from guardrail_langchain.turns import after
 from guardrail_plugin import Check
@@ -22,7 +31,11 @@ class Review:
         self._messages = state["messages"]
         self._settings = settings
         self._answers = kind is AIMessage
-        self._held = mine(state, by, kind=kind)
+        held = mine(state, by, kind=kind)
+        waiting = {message.id for message in self._messages if message.text == WAITING}
+        self._held = {key: item for key, item in held.items() if key in waiting}
+        # Trimmed, removed or overwritten meanwhile: nobody is asked any more, and nothing comes back.
+        self._gone = dict.fromkeys(held.keys() - self._held.keys())
 
     def run(self) -> dict[str, Any] | None:
         """Return the update of the agent's state.
@@ -30,12 +43,14 @@ class Review:
         Raises:
             GraphInterrupt: a decision is missing.
         """
-        return self._update(run_sync(self._decide(), self._settings.guardian)) if self._held else self._end(())
+        if not self._held:
+            return self._nothing()
+        return self._update(run_sync(self._decide(), self._settings.guardian))
 
     async def arun(self) -> dict[str, Any] | None:
         """Like ``run``. Cancellation: passes to the guardian."""
         if not self._held:
-            return self._end(())
+            return self._nothing()
         return self._update(await run_async(self._decide(), self._settings.guardian))
 
     def _decide(self) -> Steps[list[BaseMessage]]:
@@ -55,8 +70,12 @@ class Review:
         before = [said for said in self._messages if said.id != message.id]
         return self._settings.input_stage(None).asked(before).check(message.text or " ")
 
+    def _nothing(self) -> dict[str, Any] | None:
+        ended = self._end(())
+        return {"guardrail_held": self._gone, **(ended or {})} if self._gone else ended
+
     def _update(self, messages: list[BaseMessage]) -> dict[str, Any]:
-        cleared: dict[str, None] = dict.fromkeys(self._held)
+        cleared: dict[str, None] = dict.fromkeys(self._held) | self._gone
         return {"messages": messages, "guardrail_held": cleared, **(self._end(messages) or {})}
 
     def _end(self, messages: list[BaseMessage] | tuple[()]) -> dict[str, Any] | None:

@@ -62,7 +62,8 @@ class GuardedSaver(BaseCheckpointSaver[Any]):
         Args:
             saver: the store for what has been judged. The caller opens and closes it.
             waiting: where the rest is put aside. ``None``: in this process's memory.
-            until: nodes, besides those of middlewares, that judge what the user says: made by ``guardrail_node``.
+            until: nodes, besides those of middlewares, that judge what the user says (made by ``guardrail_node``), and
+                those that run before them.
 
         Raises:
             ConfigError: ``saver`` or ``waiting`` is no checkpointer, or both are the same; ``until`` is a text.

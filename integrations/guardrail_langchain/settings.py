@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias, get_args
 
-from guardrail_plugin import ConfigError, Policy, ToolPolicy
+from guardrail_langchain.held import ask
+from guardrail_langchain.steady import Steady
+from guardrail_plugin import Check, ConfigError, Policy, ToolPolicy, Verdict
 from guardrail_plugin.core.policy import OnFailure
 from guardrail_plugin.flow import OnEscalate, Release, Rules, Window, WindowSetting
 from guardrail_plugin.guardian.protocol import GuardianProtocol
@@ -64,6 +66,8 @@ class Settings:
             ConfigError: one is wrong; the message names it.
         """
         check_guardian(self.guardian)
+        if not isinstance(self.guardian, Steady):
+            object.__setattr__(self, "guardian", Steady(self.guardian))
         check_word("on_uncheckable", self.on_uncheckable, get_args(OnFailure))
         check_word("release", self.release, get_args(Release))
         Window(self.window)
@@ -95,6 +99,16 @@ class Settings:
             raise ConfigError(f"context.guardrail must be GuardrailOverrides, got {type(given).__name__}")
         changed = {item.name: getattr(given, item.name) for item in fields(given)}
         return replace(self, **{name: value for name, value in changed.items() if value is not None})
+
+    def ask(self, verdict: Verdict, check: Check) -> str:
+        """Pause the graph until somebody decides; when it resumes, the verdict is the same.
+
+        Raises:
+            GraphInterrupt: the first time.
+        """
+        if isinstance(self.guardian, Steady):
+            self.guardian.keep(verdict, check)
+        return ask(verdict, check)
 
     def input_stage(self, ask: OnEscalate | None, *, quiet: bool = False) -> InputStage:
         """Return the rail for what users say.

@@ -15,7 +15,7 @@ from langgraph.errors import ParentCommand
 from langgraph.prebuilt.tool_node import msg_content_output
 from langgraph.types import Command
 
-from guardrail_langchain.held import WAITING, Aside, ask, entry, put_inside
+from guardrail_langchain.held import WAITING, Aside, entry, put_inside
 from guardrail_langchain.settings import Settings
 from guardrail_plugin import Check, Verdict
 from guardrail_plugin.flow import Allowed, Blocked, Edited, Failed, Outcome, describe
@@ -36,9 +36,15 @@ R = TypeVar("R", bound=Result)
 
 
 class _Aside(Aside):
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
     def __call__(self, verdict: Verdict, check: Check) -> str:
         if check.rail == "tool_call":
-            return ask(verdict, check)  # the arguments are in the state: a second run asks about the same ones
+            return self._settings.ask(
+                verdict, check
+            )  # the arguments are in the state: a second run asks about the same ones
         return super().__call__(verdict, check)
 
 
@@ -51,7 +57,7 @@ class ToolCall:
 
     def __init__(self, request: ToolCallRequest, settings: Settings, guarded: GuardedTool | None, *, by: str) -> None:
         self._by = by
-        self._aside = _Aside()
+        self._aside = _Aside(settings)
         self._given: list[object] = []
         self._settings = settings
         self._name: str = request.tool_call["name"]

@@ -351,3 +351,44 @@ def test_nothing_is_remembered_of_threads_that_were_only_asked_about(monkeypatch
         ledger.found((str(number), "", "id"))
     assert not place.storage
     assert [ledger.aside((str(number), "", "id")) for number in range(4)] == [None, None, False, False]
+
+
+def sent(graph: Any) -> None:
+    graph.add_conditional_edges(graphs.START, lambda state: [types.Send("guardrail", state)], ["guardrail"])
+
+
+def joined(graph: Any) -> None:
+    for name in "ab":
+        graph.add_node(name, lambda state: {})
+        graph.add_edge(graphs.START, name)
+    graph.add_edge(["a", "b"], "guardrail")
+
+
+def routed(graph: Any) -> None:
+    graph.add_node("a", lambda state: types.Command(goto=[types.Send("guardrail", state)]), destinations=("guardrail",))
+    graph.add_edge(graphs.START, "a")
+
+
+@pytest.mark.parametrize("reach", [sent, joined, routed])
+async def test_a_guard_may_be_reached_by_other_ways_than_an_edge(store: Store, reach: Callable[[Any], None]) -> None:
+    graph = graphs.StateGraph(graphs.MessagesState)
+    node = guardrail_langchain.guardrail_node(guardian=watchman(), then="model")
+    graph.add_node("guardrail", node, destinations=("model", graphs.END))
+    graph.add_node("model", lambda state: {"messages": [("ai", "heard")]})
+    reach(graph)
+    compiled = graph.compile(checkpointer=GuardedSaver(store.saver, until=["guardrail", "a", "b"]))
+    said = await step(compiled, store, asking(f"tell {FORBIDDEN}"))
+    assert said["messages"][-1].text == SAFEGUARD
+    assert not store.holds(FORBIDDEN)
+
+
+async def test_what_another_agent_held_keeps_no_thread_out_of_the_store(store: Store) -> None:
+    saver = GuardedSaver(store.saver)
+    first, then = (
+        agents.create_agent(model, [], middleware=[Guardrail(guardian=watchman(), policy=policy)], checkpointer=saver)
+        for model, policy in ((ScriptedModel(HARMFUL_TURN), ASKING), (ScriptedModel(HARMLESS_TURN), Policy()))
+    )
+    assert "__interrupt__" in await step(first, store, asking("first"))
+    assert "__interrupt__" not in await step(then, store, asking("second"))
+    assert store.holds("second")
+    assert not store.holds(FORBIDDEN)

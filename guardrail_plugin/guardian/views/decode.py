@@ -117,8 +117,8 @@ def _base64(text: str) -> str:
         whole = _base64_text("".join(span.split()))
         if whole is not None or "\n" not in span:
             return whole
-        lines = [_base64_text(line) or line for line in span.split("\n")]
-        return "\n".join(lines)
+        lines = [(line, _base64_text(line)) for line in span.split("\n")]
+        return "\n".join(read or line for line, read in lines) if any(read for _, read in lines) else None
 
     return _each(_BASE64, read, text)
 

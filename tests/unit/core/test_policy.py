@@ -160,3 +160,11 @@ def test_a_harm_says_more_than_a_text_that_was_too_long() -> None:
     whole = replace(verdict(0.9, S12=0.9, truncated=True), members=(verdict(0.8, S9=0.8, truncated=True),))
     assert NO_S12.deciding(whole).hazard == "S9"
     assert NO_S12.ruling(whole).cause == "risk"
+
+
+def test_the_hazard_that_decides_is_named() -> None:
+    both = verdict(0.95, S10=0.6, S9=0.35)
+    told = Policy(threshold=0.3, hazards={"S10": ALLOWED, "S9": HazardRule(threshold=0.3)}).deciding(both)
+    assert (both.hazard, told.hazard) == ("S10", "S9")
+    assert Policy(threshold=0.3, hazards={"S10": ALLOWED}).deciding(both).hazard == "S9"
+    assert Policy().deciding(both) is both

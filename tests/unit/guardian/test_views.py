@@ -328,3 +328,15 @@ def test_disguises_that_a_model_reads_over_are_shown(text: str, shown: str) -> N
 )
 def test_ordinary_text_beside_these_has_one_view(text: str) -> None:
     assert views(text) == (text,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"body": "Dear customers\nregarding our meeting tomorrow\nafternoon"}),
+        json.dumps({"content": "import collections\nfrom itertools import chain\n"}),
+        r"C:\Projects\nodejs_modules\nextcloud-files",
+    ],
+)
+def test_line_ends_of_json_are_no_encoding(text: str) -> None:
+    assert views(text) == (text,)

@@ -253,3 +253,15 @@ def test_what_asyncio_shows_of_a_slow_task_is_not_logged() -> None:
     line = JsonFormatter().format(record)
     assert SECRET not in line
     assert json.loads(line)["message"].startswith("Executing")
+
+
+def test_a_guardian_that_crashes_is_told_of() -> None:
+    class Broken(ScriptedGuardian):
+        def check_many(self, checks: Any, *, timeout_s: float | None = None) -> Any:
+            raise RuntimeError("broken")
+
+    heard = Heard()
+    safe = guard(RunnableLambda(str.upper), guardian=Broken({}), output_type=str)
+    with pytest.raises(RuntimeError):
+        safe.invoke("hi", {"callbacks": [ObserverCallback(heard)]})
+    assert [(e.rail, e.action, e.error) for e in heard.rails] == [("input", "block", "RuntimeError")]

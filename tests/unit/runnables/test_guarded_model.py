@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, InvalidToolCall, ToolCall
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, PrivateAttr
 
 from guardrail_plugin import BlockedError, ConfigError, Policy, ToolPolicy, guard, guard_tool
@@ -234,3 +236,45 @@ def test_an_outcome_without_a_verdict_is_marked_as_what_it_is() -> None:
     ]
     for outcome, mark in cases:
         assert withhold(anthropic(), [outcome, PASS]).tool_calls[0]["args"] == {MARK: mark}
+
+
+CUT_OFF = AIMessage(
+    "", invalid_tool_calls=[InvalidToolCall(name="send", args='{"to": "alice", "body": "pay 100', id="c", error=None)]
+)
+
+
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_a_call_that_was_cut_off_stays_unreadable(way: str) -> None:
+    model = guard_model(WholeModel(CUT_OFF), guardian=allow_all())
+    said = model.invoke("hi") if way == "invoke" else reduce(add, model.stream("hi"))
+    assert said.tool_calls == []  # type: ignore[attr-defined]
+    assert [call["name"] for call in said.invalid_tool_calls] == ["send"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_form_of_a_blocked_answer_is_not_filled_in(raw: bool) -> None:
+    class Form(BaseModel):
+        """A form."""
+
+        answer: str = "something"
+
+    call = ToolCall(name="Form", args={"answer": FORBIDDEN}, id="c")
+    tools = ToolPolicy(allow=frozenset({"search"}))
+    model = guard_model(WholeModel(AIMessage("", tool_calls=[call])), guardian=watchman(), tools=tools)
+    found: Any = model.with_structured_output(Form, include_raw=raw).invoke("hi")
+    assert (found["parsed"] if raw else found) is None
+    fine = guard_model(WholeModel(AIMessage("", tool_calls=[call])), guardian=allow_all(), tools=tools)
+    assert fine.with_structured_output(Form).invoke("hi") == Form(answer=FORBIDDEN)
+
+
+@pytest.mark.parametrize("depth", [300, 3000])
+def test_arguments_nested_without_end_cost_the_others_nothing(depth: int) -> None:
+    deep = AIMessage("", invalid_tool_calls=[InvalidToolCall(name="n", args='{"a":' + "[" * depth, id="c", error=None)])
+    chain = guard(
+        RunnableLambda(lambda x: deep if x == "deep" else AIMessage("fine")),
+        guardian=allow_all(),
+        rails=("input", "output"),
+        output_type=AIMessage,
+    )
+    said = chain.batch(["a", "deep", "b"], return_exceptions=True)
+    assert [getattr(one, "text", None) for one in (said[0], said[2])] == ["fine", "fine"]
