@@ -65,16 +65,15 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     Does not: hold back what a tool writes to a stream itself (the custom stream, ``emit_output_delta``); ask about
     structured answers, nor about outputs in a ``Command`` that goes elsewhere or holds several of them, of tools that
     return directly, or beside a structured answer: with ``"escalate"`` these are blocked, since what is made of them
-    comes before the step that would be paused (``on_escalate`` is asked about all); remove the arguments of a tool call
-    that a person refused from the model's message; judge images or audio; judge, before one model call has read it,
-    what is added while the graph is halted right before the model (``interrupt_before=["model"]``); ask again about a
-    turn to which a message is added together with the decision; remember ``GuardrailOverrides``: a paused run is resumed
-    with the same context; keep, beyond this process, the verdict that a person is asked with about a user's turn or a
-    tool's arguments: elsewhere the resumed run judges anew; with ``on_block="raise"``, take the message that was
-    blocked out of the thread: it is judged again with the next one, and raises again, until
-    ``RemoveMessage(id=...)``, which may come with the next message, has removed it.
-    What waits for a person is in streams of the state, packed but not encrypted: keep ``guardrail_held`` from clients.
-    """
+    comes before the step that would be paused (``on_escalate`` is asked about all); remove the arguments of a tool
+    call that a person refused from the model's message; judge images or audio; judge, before one model call has read
+    it, what is added while the graph is halted right before the model (``interrupt_before=["model"]``); ask again
+    about a turn to which a message is added together with the decision; remember ``GuardrailOverrides``: a paused run
+    is resumed with the same context; keep, beyond this process, the verdict that a person is asked with about a user's
+    turn or a tool's arguments: elsewhere the resumed run judges anew; with ``on_block="raise"``, take the message that
+    was blocked out of the thread: it is judged again with the next one, and raises again, until
+    ``RemoveMessage(id=...)``, which may come with the next message, has removed it. What waits for a person is in
+    streams of the state, packed but not encrypted: keep ``guardrail_held`` from clients."""
 
     state_schema = GuardrailState
     trace_policy = TracePolicy(process_inputs=omit_payload, process_outputs=omit_payload)
