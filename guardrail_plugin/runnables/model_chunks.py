@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.utils.json import parse_partial_json
 
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Outcome
@@ -81,9 +82,8 @@ def as_chunk(message: object) -> AIMessageChunk:
     if not isinstance(message, AIMessage):
         raise InputError(f"a chat model answered with a {type(message).__name__}")
     fields = {name: getattr(message, name) for name in AIMessage.model_fields if name != "type"}
-    # What cannot be read is quoted: LangChain would complete what is cut off, and call it valid.
     written = [_raw(call["args"]) for call in message.tool_calls]
-    written += [as_json(call["args"] or "") for call in message.invalid_tool_calls]
+    written += [_unreadable(call["args"]) for call in message.invalid_tool_calls]
     calls = [
         ToolCallChunk(type="tool_call_chunk", name=call["name"], args=arguments, id=call["id"], index=index)
         for index, (call, arguments) in enumerate(
@@ -91,6 +91,15 @@ def as_chunk(message: object) -> AIMessageChunk:
         )
     ]
     return AIMessageChunk(**fields, tool_call_chunks=calls, chunk_position="last")
+
+
+def _unreadable(arguments: str | None) -> str:
+    """Return arguments that stay unreadable: LangChain would complete what is cut off, and call it valid."""
+    try:
+        completed = parse_partial_json(arguments or "null")
+    except (ValueError, RecursionError):
+        return arguments or "null"
+    return as_json(arguments) if isinstance(completed, dict) else arguments or "null"
 
 
 def _raw(arguments: object) -> str:

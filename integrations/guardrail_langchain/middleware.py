@@ -241,4 +241,4 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
 def _both(one: Update, other: Update) -> Update:
     if one is None or other is None:
         return one or other
-    return {**one, **other, "messages": [*one["messages"], *other.get("messages", ())]}
+    return {**one, **other, "messages": [*one.get("messages", ()), *other.get("messages", ())]}

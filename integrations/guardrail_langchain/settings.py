@@ -101,13 +101,13 @@ class Settings:
         return replace(self, **{name: value for name, value in changed.items() if value is not None})
 
     def ask(self, verdict: Verdict, check: Check) -> str:
-        """Pause the graph until somebody decides; when it resumes, the verdict is the same.
+        """Pause the graph until somebody decides; when its node resumes, what it has judged stays.
 
         Raises:
             GraphInterrupt: the first time.
         """
         if isinstance(self.guardian, Steady):
-            self.guardian.keep(verdict, check)
+            self.guardian.keep()
         return ask(verdict, check)
 
     def input_stage(self, ask: OnEscalate | None, *, quiet: bool = False) -> InputStage:

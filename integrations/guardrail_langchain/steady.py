@@ -1,64 +1,103 @@
-"""The verdict that a person was asked with stays: a graph that resumes judges anew, and must ask the same again."""
+"""What a paused node has judged stays: a graph that resumes judges anew, and must ask the same again, in that order."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
+from typing import TypeAlias
 
-from guardrail_plugin import Check, Verdict
+from langchain_core.runnables.config import ensure_config
+
+from guardrail_plugin import Check
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
 from guardrail_plugin.guardian.wrapped import WrappedGuardian
 
-_MOST = 4096
-"""Verdicts kept in a process, about 1 kB each; the oldest go first."""
+_MOST = 2048
+"""Paused nodes that are remembered, about 1 kB each; the oldest go first."""
+
+_Task: TypeAlias = tuple[str, str]
+"""Thread and checkpoint namespace, which names the node's one task: the same before and after its pause."""
+
+_Judged: TypeAlias = dict[bytes, CheckOutcome]
 
 
 class Steady(WrappedGuardian):
-    """Gives a text about which a person was asked the verdict that they were asked with. Keeps no text.
+    """Gives a node that paused to ask a person the same outcomes when it resumes. Keeps no text.
 
-    In this process: after a restart the text is judged anew.
+    In this process, and for that task of that thread alone: anywhere else a text is judged anew.
     """
 
     def __init__(self, guardian: GuardianProtocol) -> None:
         super().__init__(guardian)
-        self._kept: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._running: OrderedDict[_Task, _Judged] = OrderedDict()
+        self._paused: OrderedDict[_Task, _Judged] = OrderedDict()
         self._lock = Lock()
 
-    def keep(self, verdict: Verdict, check: Check) -> None:
-        """Remember a verdict."""
+    def keep(self) -> None:
+        """Remember what the node that runs here has judged, since it is about to pause."""
+        task = _task()
+        if task is None:
+            return
         with self._lock:
-            self._kept[_key(check)] = verdict
-            self._kept.move_to_end(_key(check))
-            while len(self._kept) > _MOST:
-                self._kept.popitem(last=False)
+            judged = self._paused.setdefault(task, {})
+            judged |= self._running.get(task, {})
+            _bound(self._paused, task)
 
     def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
-        """Judge what nobody was asked about."""
-        known = self._known(checks)
+        """Judge what has not been judged before the pause."""
+        task = _task()
+        known = self._known(task, checks)
         left = [check for i, check in enumerate(checks) if i not in known]
-        return _merged(known, self._guardian.check_many(left, timeout_s=timeout_s) if left else [])
+        given = self._guardian.check_many(left, timeout_s=timeout_s) if left else []
+        return self._merged(task, checks, known, given)
 
     async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
         """Like ``check_many``. Cancellation: passes to the guardian."""
-        known = self._known(checks)
+        task = _task()
+        known = self._known(task, checks)
         left = [check for i, check in enumerate(checks) if i not in known]
-        return _merged(known, await self._guardian.acheck_many(left, timeout_s=timeout_s) if left else [])
+        given = await self._guardian.acheck_many(left, timeout_s=timeout_s) if left else []
+        return self._merged(task, checks, known, given)
 
-    def _known(self, checks: Sequence[Check]) -> dict[int, Verdict]:
-        if not self._kept:
-            return {}
+    def _known(self, task: _Task | None, checks: Sequence[Check]) -> dict[int, CheckOutcome]:
         with self._lock:
-            return {i: kept for i, check in enumerate(checks) if (kept := self._kept.get(_key(check))) is not None}
+            paused = self._paused.get(task, {}) if task is not None else {}
+            return (
+                {i: paused[key] for i, check in enumerate(checks) if (key := _key(check)) in paused} if paused else {}
+            )
+
+    def _merged(
+        self,
+        task: _Task | None,
+        checks: Sequence[Check],
+        known: Mapping[int, CheckOutcome],
+        given: Sequence[CheckOutcome],
+    ) -> list[CheckOutcome]:
+        outcomes = list(given)
+        for place in sorted(known):
+            outcomes.insert(place, known[place])
+        if task is not None and len(outcomes) == len(checks):
+            with self._lock:
+                judged = self._running.setdefault(task, {})
+                judged |= {_key(check): outcome for check, outcome in zip(checks, outcomes, strict=True)}
+                _bound(self._running, task)
+        return outcomes
 
 
-def _merged(known: dict[int, Verdict], given: Sequence[CheckOutcome]) -> list[CheckOutcome]:
-    outcomes = list(given)
-    for place in sorted(known):
-        outcomes.insert(place, known[place])
-    return outcomes
+def _task() -> _Task | None:
+    """Return the task that runs here; ``None`` where no thread is kept, so that nothing can pause."""
+    given = ensure_config().get("configurable", {})
+    thread = given.get("thread_id")
+    return None if thread is None else (str(thread), str(given.get("checkpoint_ns", "")))
+
+
+def _bound(tasks: OrderedDict[_Task, _Judged], latest: _Task) -> None:
+    tasks.move_to_end(latest)
+    while len(tasks) > _MOST:
+        tasks.popitem(last=False)
 
 
 def _key(check: Check) -> bytes:

@@ -6,14 +6,14 @@ import importlib
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 
-from guardrail_plugin import GuardianError, Policy
+from guardrail_plugin import Check, GuardianError, Policy
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.testing import ScriptedGuardian, ScriptedModel, verdict
 from guardrail_plugin.testing.contract import FORBIDDEN, HARMFUL_TURN, HARMLESS_TURN, watchman
 from guardrail_plugin.testing.contract_agents import calling
-from guardrail_plugin.testing.contract_tools import mail_tool
+from guardrail_plugin.testing.contract_tools import POISON, mail_tool
 
 agents = pytest.importorskip("langchain.agents")
 memory = pytest.importorskip("langgraph.checkpoint.memory")
@@ -88,3 +88,60 @@ def test_what_is_gone_is_not_decided_about(change: str, decision: str) -> None:
     assert FORBIDDEN not in repr(state["messages"])
     assert guardrail_langchain.held_messages(agent.get_state(THREAD).values) == {}
     assert state["messages"][-1].type == "ai"
+
+
+def agent_of(guardian: Any, *turns: Any, tools: Any = ()) -> Any:
+    rails = guardrail_langchain.GuardrailMiddleware(guardian=guardian, policy=ASKING)
+    return agents.create_agent(
+        ScriptedModel(*turns), list(tools), middleware=[rails], checkpointer=memory.InMemorySaver()
+    )
+
+
+def test_what_was_asked_on_one_thread_is_no_verdict_for_another() -> None:
+    guardian = Wavering()
+    agent = agent_of(guardian, HARMLESS_TURN)
+    said = {"messages": [HumanMessage(f"tell {FORBIDDEN}")]}
+    assert "__interrupt__" in agent.invoke(said, THREAD)
+    guardian.says = verdict(risk=0.99, hazard="S1")
+    other: Any = {"configurable": {"thread_id": "other"}}
+    ended = agent.invoke(said, other)
+    assert "__interrupt__" not in ended
+    assert FORBIDDEN not in repr(ended["messages"])
+
+
+@pytest.mark.parametrize("decision", ["allow", "block"])
+def test_a_decision_is_about_the_turn_that_was_shown(decision: str) -> None:
+    """Another turn of the same run, which was harmless when the question was asked, is judged harmful on resume."""
+    resumed = False
+
+    def judge(check: Check) -> CheckOutcome:
+        if check.text == "FIRST":
+            return verdict(risk=0.9 if resumed else 0.1, hazard="S7")
+        return verdict(risk=0.8, hazard="S7") if check.text == "SECOND" else verdict()
+
+    agent = agent_of(ScriptedGuardian(judge), HARMLESS_TURN)
+    given = [HumanMessage("FIRST"), AIMessage("ok"), HumanMessage("SECOND")]
+    [asked] = agent.invoke({"messages": given}, THREAD)["__interrupt__"]
+    assert asked.value["text"] == "SECOND"
+    resumed = True
+    ended = agent.invoke(types.Command(resume=decision), THREAD)
+    assert "__interrupt__" not in ended
+    assert [message.text for message in ended["messages"]].count("SECOND") == (decision == "allow")
+
+
+@pytest.mark.parametrize("way", ["update", "state"])
+def test_a_waiting_output_may_be_overwritten_while_a_user_goes_on(way: str) -> None:
+    agent = agent_of(watchman(), calling(POISON), HARMLESS_TURN, tools=[mail_tool([])])
+    [asked] = agent.invoke({"messages": [HumanMessage("hi")]}, THREAD)["__interrupt__"]
+    new = [
+        ToolMessage("I looked: nothing", id=asked.value["message_id"], tool_call_id="call-0"),
+        HumanMessage("go on without it"),
+    ]
+    if way == "update":
+        ended = agent.invoke(types.Command(resume="block", update={"messages": new}), THREAD)
+    else:
+        agent.update_state(THREAD, {"messages": new})
+        ended = agent.invoke(None, THREAD)
+    assert "__interrupt__" not in ended
+    assert ended["messages"][-1].type == "ai"
+    assert FORBIDDEN not in repr(ended["messages"])

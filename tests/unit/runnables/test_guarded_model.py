@@ -238,6 +238,15 @@ def test_an_outcome_without_a_verdict_is_marked_as_what_it_is() -> None:
         assert withhold(anthropic(), [outcome, PASS]).tool_calls[0]["args"] == {MARK: mark}
 
 
+@pytest.mark.parametrize("arguments", ["not json", '["a"', None])
+def test_what_cannot_be_completed_is_streamed_as_it_came(arguments: str | None) -> None:
+    call = InvalidToolCall(name="send", args=arguments, id="c", error=None)
+    streamed: Any = reduce(
+        add, guard_model(WholeModel(AIMessage("", invalid_tool_calls=[call])), guardian=allow_all()).stream("hi")
+    )
+    assert (streamed.tool_calls, streamed.invalid_tool_calls[0]["args"]) == ([], arguments or "null")
+
+
 CUT_OFF = AIMessage(
     "", invalid_tool_calls=[InvalidToolCall(name="send", args='{"to": "alice", "body": "pay 100', id="c", error=None)]
 )
