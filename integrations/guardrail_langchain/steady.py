@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from langchain_core.runnables.config import ensure_config
 
-from guardrail_plugin import Check
+from guardrail_plugin import Check, Verdict
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
 from guardrail_plugin.guardian.wrapped import WrappedGuardian
 
@@ -21,11 +21,11 @@ _MOST = 2048
 _Task: TypeAlias = tuple[str, str]
 """Thread and checkpoint namespace, which names the node's one task: the same before and after its pause."""
 
-_Judged: TypeAlias = dict[bytes, CheckOutcome]
+_Judged: TypeAlias = dict[bytes, Verdict]
 
 
 class Steady(WrappedGuardian):
-    """Gives a node that paused to ask a person the same outcomes when it resumes. Keeps no text.
+    """Gives a node that paused to ask a person the same verdicts when it resumes. Keeps no text.
 
     In this process, and for that task of that thread alone: anywhere else a text is judged anew.
     """
@@ -62,7 +62,7 @@ class Steady(WrappedGuardian):
         given = await self._guardian.acheck_many(left, timeout_s=timeout_s) if left else []
         return self._merged(task, checks, known, given)
 
-    def _known(self, task: _Task | None, checks: Sequence[Check]) -> dict[int, CheckOutcome]:
+    def _known(self, task: _Task | None, checks: Sequence[Check]) -> dict[int, Verdict]:
         with self._lock:
             paused = self._paused.get(task, {}) if task is not None else {}
             return (
@@ -73,7 +73,7 @@ class Steady(WrappedGuardian):
         self,
         task: _Task | None,
         checks: Sequence[Check],
-        known: Mapping[int, CheckOutcome],
+        known: Mapping[int, Verdict],
         given: Sequence[CheckOutcome],
     ) -> list[CheckOutcome]:
         outcomes = list(given)
@@ -82,7 +82,9 @@ class Steady(WrappedGuardian):
         if task is not None and len(outcomes) == len(checks):
             with self._lock:
                 judged = self._running.setdefault(task, {})
-                judged |= {_key(check): outcome for check, outcome in zip(checks, outcomes, strict=True)}
+                # No errors: they may hold the frames in which they were raised, and with these the text.
+                pairs = zip(checks, outcomes, strict=True)
+                judged |= {_key(check): told for check, told in pairs if isinstance(told, Verdict)}
                 _bound(self._running, task)
         return outcomes
 
