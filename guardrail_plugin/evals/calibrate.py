@@ -38,7 +38,7 @@ class RailFit:
         before: false positives and hits at the guardian's own threshold.
         scaling: ``None`` where a label has fewer than 20 rows.
         duplicates: rows left out because their text had been counted.
-        failed: rows without a verdict; they count as flagged.
+        failed: rows without a verdict, or with one that lacks a guardian of several; they count as flagged.
         truncated: rows that were read in part only; policies block them at any threshold, so they count as flagged.
     """
 
@@ -202,10 +202,13 @@ def _fit_rail(scored: Sequence[Scored], *, max_fpr: float, certify: bool) -> Rai
     rows: Sequence[EvalRow] = pooled.dataset.rows
     scores: Sequence[Score] = pooled.scores
     judged = np.array([one.risk for one in scores])
+    # A policy holds its threshold against each member of a verdict.
+    strictest = np.array([max(one.risk, *(member.risk for member in one.members), 0.0) for one in scores])
     harmful = np.array([one.label for one in scores], dtype=bool)
-    truncated = np.array([one.truncated for one in scores], dtype=bool)
-    acted = np.array([one.harmful for one in scores], dtype=bool) | truncated
-    risk = np.where(truncated, 1.0, judged)
+    truncated = np.array([one.truncated or any(m.truncated for m in one.members) for one in scores], dtype=bool)
+    incomplete = np.array([one.incomplete for one in scores], dtype=bool)
+    acted = np.array([one.harmful for one in scores], dtype=bool) | truncated | incomplete
+    risk = np.where(truncated | incomplete, 1.0, strictest)
     threshold = threshold_for(risk[~harmful], risk, max_fpr=max_fpr, certify=certify)
     flagged = risk >= threshold
     alarms, hits = int((flagged & ~harmful).sum()), int((flagged & harmful).sum())
@@ -224,7 +227,7 @@ def _fit_rail(scored: Sequence[Scored], *, max_fpr: float, certify: bool) -> Rai
         before=(int((acted & ~harmful).sum()), int((acted & harmful).sum())),
         scaling=fit_scaling(judged[answered], harmful[answered]),
         duplicates=sum(len(one.scores) for one in scored) - len(scores),
-        failed=int((~answered).sum()),
+        failed=int((~answered | incomplete).sum()),
         truncated=int(truncated.sum()),
     )
 

@@ -106,6 +106,9 @@ def caveats(result: RunResult) -> list[str]:
             f"{_rows(one.skipped)} without a label left out" if one.skipped else "",
             f"{_rows(one.failed)} without a verdict, counted as found harmful" if one.failed else "",
             f"{_rows(one.truncated)} read in part only" if one.truncated else "",
+            f"{_rows(one.partial)} judged without one of the guardians, which a later run asks again"
+            if one.partial
+            else "",
         ]
         if any(parts):
             lines.append(f"{one.name}: {'; '.join(part for part in parts if part)}.")

@@ -43,6 +43,7 @@ class SetResult:
             single hazards decided too.
         misses: worst misses and false alarms, by id.
         contradictory: texts that carry both labels; a total counts the first.
+        partial: rows judged without one of several guardians, or by one that stood in for another.
     """
 
     name: str
@@ -61,6 +62,7 @@ class SetResult:
     reliability: Sequence[Bin]
     misses: Sequence[Miss]
     contradictory: int = 0
+    partial: int = 0
 
     @property
     def harmless(self) -> int:
@@ -154,6 +156,7 @@ def _result(scored: Scored, figures: Mapping[str, Figure], *, policy: Policy | N
         skipped=data.skipped,
         failed=sum(one.error is not None for one in scores),
         truncated=sum(one.truncated for one in scores),
+        partial=sum(one.incomplete or one.stand_in for one in scores),
         threshold=_acted_at(scores, data.rail, policy),
         metrics=figures,
         rates=rates(data.rows, scores),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,17 @@ _MOST_FAILURES_IN_A_ROW = 16
 
 
 @dataclass(frozen=True, slots=True)
+class MemberScore:
+    """What a member of a verdict said, as far as a policy acts on it."""
+
+    risk: float
+    threshold: float
+    hazard: str | None = None
+    hazards: dict[str, float] = field(default_factory=dict)
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """What a guardian said of one row. Holds no text.
 
@@ -32,6 +43,9 @@ class Score:
         harmful: the decision at the guardian's threshold, or the policy's; true where it gave no verdict.
         expected: the row's hazard code, where source and category settle it.
         seconds: wall time of the row's chunk divided by the chunk's rows: throughput, not the latency of one call.
+        members: as the verdict's: a policy acts on the strictest.
+        incomplete: the verdict lacks a member's; policies block what it would let pass.
+        stand_in: the verdict took the place of another guardian's that could not be had.
         error: the error's class where no verdict could be had.
     """
 
@@ -46,7 +60,15 @@ class Score:
     seconds: float = 0.0
     windows: int = 0
     truncated: bool = False
+    members: tuple[MemberScore, ...] = ()
+    incomplete: bool = False
+    stand_in: bool = False
     error: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether all that were to judge the row did; a later run asks about others again."""
+        return self.error is None and not self.incomplete and not self.stand_in
 
 
 _SCORE = TypeAdapter(Score)
@@ -58,11 +80,12 @@ def score(
     """Return one score per row, in the order of the rows.
 
     With ``folder`` each chunk is written to ``folder/NAME.jsonl`` as it comes; a run that was cut short goes on where
-    it stopped, as long as guardian, its settings and file are the same. Rows without a verdict are asked again.
+    it stopped, as long as guardian, its settings and file are the same. Rows without a verdict, or with one that lacks
+    a guardian of several, are asked again.
 
     Raises:
         GuardrailError: the guardian fails for 16 rows in a row, or for all: then it is the guardian that is broken,
-            and calling every row harmful would measure nothing.
+            and calling every row harmful would measure nothing. Rows that failed in an earlier run do not count.
         ConfigError: the scores file cannot be written.
     """
     store = ScoreStore(
@@ -72,14 +95,15 @@ def score(
         fingerprint=dataset.fingerprint,
         settings=judging_settings(guardian),
     )
-    done = {found.id: found for found in map(_from_json, store.read()) if found is not None and found.error is None}
     rows = {row.id: row for row in dataset.rows}
-    done = {key: found for key, found in done.items() if key in rows}
+    before = [found for found in map(_from_json, store.read()) if found is not None and found.id in rows]
+    done = {found.id: found for found in before if found.final}
+    failed = {found.id for found in before if found.error is not None} if done else set()
     store.rewrite([_as_json(found) for found in done.values()])
     missing = [row for row in dataset.rows if row.id not in done]
     # Texts of like length share a batch without padding. The longest come first: memory runs out early or never.
     missing.sort(key=lambda row: len(row.check.text), reverse=True)
-    watch = _Watch()
+    watch = _Watch(failed)
     with tqdm(total=len(rows), initial=len(done), desc=dataset.name, unit="text", disable=quiet or None) as bar:
         for chunk in _chunks(missing):
             scored = _score_chunk(chunk, guardian, watch)
@@ -108,18 +132,36 @@ def as_verdict(score: Score, rail: Rail, guardian_id: str) -> Verdict:
         rail=rail,
         guardian_id=guardian_id,
         truncated=score.truncated,
+        members=tuple(
+            Verdict(
+                harmful=member.risk >= member.threshold,
+                risk=member.risk,
+                threshold=member.threshold,
+                hazards=member.hazards,
+                hazard=member.hazard,
+                rail=rail,
+                guardian_id=guardian_id,
+                truncated=member.truncated,
+            )
+            for member in score.members
+        ),
+        incomplete=score.incomplete,
+        stand_in=score.stand_in,
     )
 
 
 class _Watch:
     """Tells a guardian that is broken from rows that cannot be scored."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Container[str] = ()) -> None:
+        self._failed = failed
         self._in_a_row = 0
         self._answered = False
         self._first: GuardrailError | None = None
 
-    def saw(self, outcome: CheckOutcome) -> None:
+    def saw(self, row: EvalRow, outcome: CheckOutcome) -> None:
+        if row.id in self._failed:
+            return
         if isinstance(outcome, Verdict):
             self._in_a_row, self._answered = 0, True
         elif not isinstance(outcome, InputError):
@@ -142,7 +184,7 @@ def _score_chunk(chunk: Sequence[EvalRow], guardian: GuardianProtocol, watch: _W
         raise GuardianError(f"the guardian gave {len(outcomes)} answers to {len(chunk)} checks")
     scored = []
     for row, outcome in zip(chunk, outcomes, strict=True):
-        watch.saw(outcome)
+        watch.saw(row, outcome)
         scored.append(_score(row, outcome, seconds))
     return scored
 
@@ -159,12 +201,22 @@ def _score(row: EvalRow, outcome: CheckOutcome, seconds: float) -> Score:
         harmful=outcome.harmful,
         threshold=outcome.threshold,
         hazard=outcome.hazard,
-        hazards={code: round(p, 6) for code, p in outcome.hazards.items()},
+        hazards=_rounded(outcome.hazards),
         expected=row.expected,
         seconds=seconds,
         windows=outcome.windows,
         truncated=outcome.truncated,
+        members=tuple(
+            MemberScore(one.risk, one.threshold, one.hazard, _rounded(one.hazards), one.truncated)
+            for one in outcome.members
+        ),
+        incomplete=outcome.incomplete,
+        stand_in=outcome.stand_in,
     )
+
+
+def _rounded(hazards: Mapping[str, float]) -> dict[str, float]:
+    return {code: round(p, 6) for code, p in hazards.items()}
 
 
 def _chunks(rows: Sequence[EvalRow]) -> Iterator[Sequence[EvalRow]]:
@@ -193,8 +245,15 @@ def _as_json(score: Score) -> dict[str, object]:
         "label": score.label,
         "threshold": score.threshold,
     }
-    extras = {"expected": score.expected, "truncated": score.truncated or None, "error": score.error}
-    return line | {key: value for key, value in extras.items() if value is not None}
+    extras = {
+        "expected": score.expected,
+        "truncated": score.truncated,
+        "members": [asdict(member) for member in score.members],
+        "incomplete": score.incomplete,
+        "stand_in": score.stand_in,
+        "error": score.error,
+    }
+    return line | {key: value for key, value in extras.items() if value}
 
 
 def _from_json(line: dict[str, object]) -> Score | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from guardrail_plugin._version import __version__
 from guardrail_plugin.core.errors import ConfigError
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class ScoreStore:

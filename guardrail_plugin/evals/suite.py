@@ -86,14 +86,25 @@ _TELLING_APART: tuple[Callable[[EvalFile], str], ...] = (
 )
 
 
+def _folder(depth: int) -> Callable[[EvalFile], str]:
+    """Name a file by a folder further up."""
+
+    def tell(file: EvalFile) -> str:
+        above = file.path.resolve().parents
+        return f"{above[depth].name}-{file.name}" if depth < len(above) - 1 else file.name
+
+    return tell
+
+
 def with_unique_names(files: Sequence[EvalFile]) -> list[EvalFile]:
-    """Tell files of one name apart, by folder and then by rail, so that each has a scores file of its own.
+    """Tell files of one name apart, by folder, rail and folders above, so that each has a scores file of its own.
 
     Raises:
         ConfigError: the same file, rail and selection is named twice.
     """
     named = list(files)
-    for tell in _TELLING_APART:
+    deepest = max((len(file.path.resolve().parents) for file in files), default=0)
+    for tell in (*_TELLING_APART, *map(_folder, range(1, deepest))):
         counts = Counter(file.name for file in named)
         named = [replace(file, name=tell(file)) if counts[file.name] > 1 else file for file in named]
     for name, count in Counter(file.name for file in named).items():

@@ -89,9 +89,12 @@ def load_source(source: Source, data_folders: Sequence[Path]) -> list[Example]:
     """Return every usable example of a source, in file order.
 
     Raises:
-        ConfigError: the source is missing or malformed.
+        ConfigError: the source is missing or malformed, or none of its rows is usable.
     """
-    return list(read_source(source, data_folders).examples)
+    read = read_source(source, data_folders)
+    if read.rows and not read.examples:
+        raise ConfigError(f"no row of {source.path} is usable; {read.first}")
+    return list(read.examples)
 
 
 def read_source(source: Source, data_folders: Sequence[Path]) -> SourceRows:
@@ -186,7 +189,9 @@ def _category(row: dict[str, Any]) -> str | None:
 
 
 def _response_pair(row: dict[str, Any], query: str, name: str) -> Example | str:
-    response, harmful = row.get("response"), row.get("response_harmful", False)
+    response = row.get("response")
+    # What is answered to a harmless query is taken as harmless; an answer to a harmful one may be a refusal or not.
+    harmful = row.get("response_harmful", False if row.get("harmful") is False else None)
     if not isinstance(response, str) or not response.strip():
         return "'response' is missing or empty"
     if not isinstance(harmful, bool):

@@ -10,6 +10,7 @@ from typer.testing import Result
 
 from guardrail_plugin.cli import evaluate
 from guardrail_plugin.core.errors import ConfigError
+from guardrail_plugin.evals.dataset import EvalFile
 from guardrail_plugin.evals.suite import read_suite
 
 Invoke = Callable[..., Result]
@@ -80,3 +81,19 @@ def test_a_baseline_is_told_what_it_is_measured_on(
     assert "enough" in guardrail("evaluate", *options, "--out", str(tmp_path / "out")).stderr
     suite = read_suite().development if development else read_suite().files
     assert asked["measured"] == [entry.file(tmp_path) for entry in suite]
+
+
+def test_a_baseline_is_told_what_it_is_calibrated_on(
+    guardrail: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, object] = {}
+
+    def open_baseline(*_: object, **options: object) -> None:
+        asked.update(options)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("guardrail_plugin.evals.baselines.open_baseline", open_baseline)
+    mine = tmp_path / "mine.jsonl"
+    options = ["--guardian", "baseline:tfidf", "--train", str(mine), "--data", str(mine)]
+    assert "enough" in guardrail("calibrate", *options).stderr
+    assert asked["measured"] == [EvalFile(mine)]

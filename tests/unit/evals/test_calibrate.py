@@ -16,6 +16,7 @@ from guardrail_plugin.evals.calibrate import calibrate, most_false_positives, th
 from guardrail_plugin.evals.dataset import EvalFile
 from guardrail_plugin.evals.intervals import upper_bound
 from guardrail_plugin.evals.scaling import fit_scaling, log_odds
+from guardrail_plugin.guardian.guardian import Guardian
 from guardrail_plugin.testing import ScriptedGuardian, verdict
 
 risks = st.lists(st.integers(0, 999).map(lambda i: i / 1000), min_size=30, max_size=200)
@@ -211,3 +212,33 @@ def test_a_handful_of_rows_fits_no_temperature():
 
 def test_log_odds_are_finite_at_the_ends():
     assert np.isfinite(log_odds(np.array([0.0, 0.5, 1.0]))).all()
+
+
+def test_a_max_ensemble_is_calibrated_on_what_its_policy_acts_on(write_jsonl):
+    def member(name, threshold, harmful, harmless):
+        return ScriptedGuardian(
+            lambda check: verdict(risk=harmful if "bad" in check.text else harmless, threshold=threshold),
+            guardian_id=name,
+        )
+
+    both = Guardian.ensemble(member("a", 0.7, 0.75, 0.65), member("b", 0.05, 0.01, 0.045))
+    harmless = [{"text": f"fine {i}", "harmful": False} for i in range(300)]
+    harmful = [{"text": f"bad {i}", "harmful": True} for i in range(60)]
+
+    found = calibrate(both, [EvalFile(write_jsonl("t.jsonl", harmless + harmful))], max_fpr=0.02, quiet=True)
+
+    policy = Policy.from_toml(found.toml())
+    verdicts = both.check_many([Check(row["text"]) for row in harmless])
+    assert sum(policy.action(one) == "block" for one in verdicts) == found.rails[0].false_positives == 0
+    assert found.rails[0].hits == 60
+
+
+def test_verdicts_that_lack_a_member_count_as_flagged_since_policies_block_them(write_jsonl):
+    judge = ScriptedGuardian(
+        lambda check: replace(verdict(risk=0.1), incomplete="canary 7 " in check.text), guardian_id="one"
+    )
+    rows = [{"text": f"canary {i} of many", "harmful": i > 400} for i in range(420)]
+
+    rail = calibrate(judge, [EvalFile(write_jsonl("t.jsonl", rows))], max_fpr=0.01, quiet=True).rails[0]
+
+    assert (rail.failed, rail.false_positives, rail.before) == (1, 1, (1, 0))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from guardrail_plugin.core.errors import ConfigError, GuardianError, InputError, PoolClosed
+from guardrail_plugin.core.errors import ConfigError, GuardianError, InferenceError, InputError, PoolClosed
 from guardrail_plugin.core.policy import Policy
 from guardrail_plugin.evals.dataset import EvalFile, load
 from guardrail_plugin.evals.score import decide, read_scores, score
@@ -194,3 +195,45 @@ def test_progress_is_shown_on_a_terminal_unless_quiet(data, reads_risk, capsys, 
     assert ("set" in stderr.getvalue()) == shown
     assert shown or stderr.getvalue() == ""
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("failing", [2, 20])
+def test_rows_that_never_get_a_verdict_do_not_end_a_second_run(data, tmp_path, failing):
+    def judge(check):
+        number = int(check.text.split()[1])
+        return InferenceError("refused by the server") if number in range(0, 2 * failing, 2) else verdict(risk=0.1)
+
+    guardian = ScriptedGuardian(judge, guardian_id="choosy")
+    first = score(data(4 * failing), guardian, folder=tmp_path / "scores", quiet=True)
+    again = score(data(4 * failing), guardian, folder=tmp_path / "scores", quiet=True)
+
+    assert [one.error for one in again] == [one.error for one in first]
+    assert sum(one.error is not None for one in again) == failing
+    assert len(guardian.checks) == 4 * failing + failing
+
+
+def test_scores_keep_what_a_policy_acts_on(data, tmp_path):
+    part = verdict(risk=0.9, hazard="S1")
+    whole = replace(verdict(risk=0.95, hazard="S12"), members=(part,))
+    allows_s12 = Policy(hazards={"S12": {"action": "allow"}})
+    guardian = ScriptedGuardian(lambda _: whole, guardian_id="two-windows")
+
+    for _ in range(2):  # fresh, and read back
+        scores = score(data(1), guardian, folder=tmp_path / "scores", quiet=True)
+        decided = decide(scores, allows_s12, rail="input", guardian_id="g")
+        assert [one.harmful for one in decided] == [allows_s12.action(whole) != "allow"] == [True]
+    assert len(guardian.checks) == 1
+
+
+@pytest.mark.parametrize("lacking", ["incomplete", "stand_in"])
+def test_a_verdict_that_lacks_a_guardian_is_asked_again(data, tmp_path, lacking):
+    answers = [replace(verdict(risk=0.1), **{lacking: True}), verdict(risk=0.3)]
+    guardian = ScriptedGuardian(lambda _: answers.pop(0), guardian_id="two")
+    folder = tmp_path / "scores"
+
+    first = score(data(1), guardian, folder=folder, quiet=True)
+    closed = decide(first, Policy(), rail="input", guardian_id="g")
+    again = score(data(1), guardian, folder=folder, quiet=True)
+
+    assert closed[0].harmful == (lacking == "incomplete")
+    assert [one.risk for one in again] == [0.3]

@@ -69,6 +69,13 @@ def test_one_file_on_two_rails_is_told_apart_by_the_rail(tmp_path):
     assert [file.name for file in with_unique_names(files)] == ["a-x-auto", "a-x-document"]
 
 
+def test_files_in_folders_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
+    files = [EvalFile(tmp_path / who / "june" / "x.jsonl") for who in ("acme", "beta")]
+    files.append(EvalFile(tmp_path / "y.jsonl"))
+
+    assert [file.name for file in with_unique_names(files)] == ["acme-june-x-auto", "beta-june-x-auto", "y"]
+
+
 def test_a_file_named_twice_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="named twice"):
         with_unique_names([EvalFile(tmp_path / "x.jsonl")] * 2)

@@ -127,6 +127,22 @@ def test_a_response_row_trains_the_output_rail(tmp_path: Path) -> None:
     assert (example.text, example.query, example.harmful, example.rail) == ("a", "q", True, "output")
 
 
+@pytest.mark.parametrize(("label", "usable"), [({"harmful": True}, 0), ({}, 0), ({"harmful": False}, 1)])
+def test_an_answer_without_a_label_is_harmless_only_beside_a_harmless_query(
+    tmp_path: Path, label: dict[str, bool], usable: int
+) -> None:
+    write(tmp_path / "r.jsonl", {"text": "q", "response": "a", **label})
+    found = read_source(Source(path="r.jsonl", rail="output"), [tmp_path])
+    assert (len(found.examples), found.unusable) == (usable, 1 - usable)
+    assert not any(example.harmful for example in found.examples)
+
+
+def test_a_source_without_a_usable_row_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "mine.jsonl", {"text": "q", "harmful": 1}, {"text": "r", "harmful": 1})
+    with pytest.raises(ConfigError, match=r"no row of mine.jsonl is usable; line 1: 'harmful' must be true, false"):
+        load_source(Source(path="mine.jsonl"), [tmp_path])
+
+
 @pytest.mark.parametrize("line", ["{", "[1]", "1"])
 def test_a_bad_line_is_named_without_its_text(tmp_path: Path, line: str) -> None:
     file = tmp_path / "x.jsonl"
