@@ -78,8 +78,12 @@ class ClassifierWeights:
         return device_places(device)
 
     def __call__(self, device: str) -> Replica:
-        """Build a replica."""
+        """Build a replica, in the thread that will use it."""
+        from guardrail_plugin.models.torch_threads import use_one_thread
+
         where = resolve_device(device)
+        if where == "cpu":
+            use_one_thread()
         with self._lock:
             if where not in self._loaded:
                 self._loaded[where] = load_classifier(

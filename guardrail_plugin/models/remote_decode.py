@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from guardrail_plugin.core.errors import ReplicaDead
 from guardrail_plugin.models.remote_calls import Calls, Midway
 from guardrail_plugin.models.remote_wire import Codec, Dialect, decode_fields, tokens_of
-from guardrail_plugin.pool.protocol import FinishReason, GenerateRequest, Token
+from guardrail_plugin.pool.protocol import FinishReason, GenerateRequest, RowFailed, Token
 from guardrail_plugin.pool.relay import Account
 
 if TYPE_CHECKING:
@@ -66,22 +67,31 @@ class RemoteDecode:
         """Return the next token of each row that has one.
 
         Raises:
-            ReplicaDead, PoolOverloaded, InferenceError, GuardianTimeout: as a row's stream ended.
+            ReplicaDead: a row's stream ended so.
+            RowFailed: with the ``PoolOverloaded``, ``InferenceError`` or ``GuardianTimeout`` of a row's stream.
         """
         with self._news:
             if not self._rows:
                 return []
             self._news.wait_for(lambda: any(row.ids or row.end for row in self._rows.values()), _PATIENCE_S)
+            self._raise_failure()
             news: list[Token] = []
             for number, row in list(self._rows.items()):
                 if row.ids:
                     news.append(Token(number, row.ids.popleft()))
-                if not row.ids and row.end is not None:
-                    if isinstance(row.end, Exception):
-                        raise row.end
+                if not row.ids and row.end is not None and not isinstance(row.end, Exception):
                     news.append(Token(number, None, row.end))
                     del self._rows[number]
             return news or [Token(next(iter(self._rows)), None)]
+
+    def _raise_failure(self) -> None:
+        """Raise what a row that has handed out its tokens failed with."""
+        for number, row in self._rows.items():
+            if not row.ids and isinstance(row.end, Exception):
+                if isinstance(row.end, ReplicaDead):
+                    raise row.end
+                del self._rows[number]
+                raise RowFailed(number, row.end)
 
     def cancel(self, row: int) -> None:
         """Leave a stream. Its connection is closed when its next piece comes, which ends the row on the server."""

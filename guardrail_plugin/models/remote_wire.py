@@ -60,12 +60,14 @@ def decode_fields(dialect: Dialect, request: GenerateRequest) -> dict[str, objec
     """Return the fields of a decode that the standard does not know."""
     if dialect == "plain":
         return {}
-    fields: dict[str, object] = {"ignore_eos": True}  # the request says where to stop
+    fields: dict[str, object] = {}
     if request.top_k > 0:
         fields["top_k"] = request.top_k
     if dialect in ("vllm", "sglang") and request.stop_ids:
         fields["stop_token_ids"] = sorted(request.stop_ids)
     if dialect == "vllm":
+        # The request says where to stop. Others with this field leave out stop tokens (SGLang) or never make them.
+        fields["ignore_eos"] = True
         fields["return_tokens_as_token_ids"] = True
     return fields
 

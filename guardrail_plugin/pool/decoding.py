@@ -10,7 +10,7 @@ from guardrail_plugin.pool.isolation import Loss, contain, isolate
 from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import GenerateJob
 from guardrail_plugin.pool.lane import Room
-from guardrail_plugin.pool.protocol import Decode, FinishReason, Replica, Token
+from guardrail_plugin.pool.protocol import Decode, FinishReason, Replica, RowFailed, Token
 from guardrail_plugin.pool.relay import start_on
 from guardrail_plugin.pool.shelf import close_quietly
 from guardrail_plugin.pool.slot import Slot
@@ -91,7 +91,12 @@ class Decodes:
         if not current.rows:
             return
         started = self._clock()
-        news = current.decode.step()
+        try:
+            news = current.decode.step()
+        except RowFailed as failed:
+            if failed.row in current.rows:
+                self._queue.refuse(current.rows.pop(failed.row), failed.error)
+            return
         self._queue.stepped(seconds=self._clock() - started)
         if not news:
             raise RuntimeError("the decode ended before its rows did")

@@ -216,8 +216,9 @@ class Ledger:
             self._caution.saw(estimated_s=job.estimate_s, took_s=took_s, allowed_s=job.timeout_s, now=now)
 
     def _enqueue(self, jobs: Sequence[AnyJob], now: float) -> Fit:
-        if not self._scheduler.admit(jobs, now):
-            return self._scheduler.fit(jobs, now)
+        fit = self._scheduler.admit(jobs, now)
+        if fit != "fits":
+            return fit
         self._tally.submitted += len(jobs)
         self._wake_timer(min((job.deadline for job in jobs if job.deadline is not None), default=None))
         self._wake_workers(now)
@@ -243,9 +244,8 @@ class Ledger:
 
     def _room_was_made(self) -> None:
         """Let blocked callers in, and tell ``drain`` when the last job has gone."""
-        if self._tickets:
-            now = self._clock()
-            self._tickets.admit(lambda jobs: self._enqueue(jobs, now))
+        now = self._clock()
+        self._tickets.admit(lambda jobs: self._enqueue(jobs, now))  # an empty line, too: it notes that none waits
         if not self._scheduler.live:
             self._idle.notify_all()
 

@@ -78,11 +78,29 @@ class Token:
     finish_reason: FinishReason | None = None
 
 
+class RowFailed(Exception):
+    """Raised by a decode whose row failed alone: that row has ended, the others go on.
+
+    Attributes:
+        row: its number.
+        error: what its caller is told.
+    """
+
+    def __init__(self, row: int, error: Exception) -> None:
+        self.row = row
+        self.error = error
+        super().__init__(f"row {row} of a decode failed: {type(error).__name__}")
+
+
 class Decode(Protocol):
     """A decode in progress over the rows of one batch. Used by one thread."""
 
     def step(self) -> Sequence[Token]:
-        """Advance every live row by one token. An empty answer means that all rows have ended."""
+        """Advance every live row by one token. An empty answer means that all rows have ended.
+
+        Raises:
+            RowFailed: one row ended so; no token of another was lost. Anything else ends the whole decode.
+        """
 
     def cancel(self, row: int) -> None:
         """Stop one row; the others go on."""

@@ -130,13 +130,13 @@ class Scheduler(Generic[ItemT]):
         waiting = Load(self.queued, self.queued_tokens)
         return self._admission.fit(items[0].tenant, news, waiting=waiting, own=self._held(items[0].tenant), now=now)
 
-    def admit(self, items: Sequence[ItemT], now: float) -> bool:
-        """Queue all items, or none and return False. An item that equals one in flight joins its run."""
-        fits = self.fit(items, now) == "fits"
+    def admit(self, items: Sequence[ItemT], now: float) -> Fit:
+        """Queue all items, or none, and tell which. An item that equals one in flight joins its run."""
+        fit = self.fit(items, now)
         if items:
             self._admission.note(items[0].tenant, now)
-        if not fits:
-            return False
+        if fit != "fits":
+            return fit
         if items and items[0].kind == "score":
             self._demand.note(items[0].tenant, items[0].model, self._news(items).tokens, now)
         for item in items:
@@ -146,7 +146,7 @@ class Scheduler(Generic[ItemT]):
             if item.deadline is not None:
                 self._deadlines.push(item.deadline, item)
             self._begin(item)
-        return True
+        return fit
 
     def oldest(self, kind: Kind, now: float, *, skip: Collection[str] = ()) -> ItemT | None:
         """Return the item around which the next batch of this kind is built. ``skip`` names models to pass over.

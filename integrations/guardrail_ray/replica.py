@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
 
 from guardrail_plugin.core.errors import GuardrailError, InferenceError, ReplicaDead
-from guardrail_plugin.pool import Account, Decode, FinishReason, GenerateRequest, ScoreRequest, ScoreResult, Token
+from guardrail_plugin.pool import (
+    Account,
+    Decode,
+    FinishReason,
+    GenerateRequest,
+    RowFailed,
+    ScoreRequest,
+    ScoreResult,
+    Token,
+)
 from guardrail_ray.line import Line
 from guardrail_ray.wire import Failed, from_wire
 
@@ -81,6 +91,7 @@ class RayDecode:
         self._news: SimpleQueue[tuple[int, int | str | GuardrailError]] = SimpleQueue()
         self._glances = max(1, round(timeout_s / _GLANCE_S))
         self._idle = 0
+        self._failed: deque[RowFailed] = deque()
         self._rows: dict[int, Future[None]] = {
             row: line.stream(request, account, partial(self._tell, row))
             for row, (request, account) in enumerate(zip(batch, accounts, strict=True))
@@ -90,8 +101,11 @@ class RayDecode:
         """Return what has come, at least an empty token, so that the pool's slot is never held up for long.
 
         Raises:
-            ReplicaDead: a host is gone, or nothing has come for too long. Else what a row failed with.
+            ReplicaDead: a host is gone, or nothing has come for too long.
+            RowFailed: with what a row failed with.
         """
+        if self._failed:
+            raise self._failed.popleft()
         if not self._rows:
             return []
         tokens: list[Token] = []
@@ -102,6 +116,8 @@ class RayDecode:
                 entry = self._news.get_nowait()
         except Empty:
             pass
+        if self._failed and not tokens:
+            raise self._failed.popleft()
         self._idle = 0 if tokens else self._idle + 1
         if self._idle > self._glances:
             raise ReplicaDead("no host of the fleet goes on with a decode")
@@ -124,8 +140,12 @@ class RayDecode:
     def _token(self, row: int, news: int | str | GuardrailError) -> list[Token]:
         if row not in self._rows:  # cancelled meanwhile
             return []
-        if isinstance(news, GuardrailError):
+        if isinstance(news, ReplicaDead):
             raise news
+        if isinstance(news, GuardrailError):
+            del self._rows[row]
+            self._failed.append(RowFailed(row, news))
+            return []
         if isinstance(news, int):
             return [Token(row, news)]
         del self._rows[row]

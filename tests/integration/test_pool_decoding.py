@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from guardrail_plugin.core.errors import InferenceError
-from guardrail_plugin.pool import GenerateRequest, Generation, InferencePool, ScoreRequest
+from guardrail_plugin.core.errors import InferenceError, PoolOverloaded
+from guardrail_plugin.pool import GenerateRequest, Generation, InferencePool, RowFailed, ScoreRequest
 from guardrail_plugin.testing.replicas import Call, Hold, OutOfMemoryError, ScriptedReplica
 
 WAIT_S = 20.0
@@ -51,6 +51,25 @@ async def test_sync_async_future_and_stream_agree(request_: GenerateRequest, exp
         assert pool.submit_many([request_])[0].result(WAIT_S) == expected
         assert tuple(pool.stream(request_)) == expected.token_ids
         assert tuple([token_id async for token_id in pool.astream(request_)]) == expected.token_ids
+
+
+def test_a_row_that_fails_alone_leaves_the_others_where_they_are() -> None:
+    busy = [RowFailed(0, PoolOverloaded("this tenant's part of the queue is full", retry_after_s=1.0))]
+    steps: list[int] = []
+
+    def on_call(call: Call) -> None:
+        if call.kind == "step":
+            steps.append(call.rows)
+            if len(steps) == 2 and busy:
+                raise busy.pop()
+
+    replica = ScriptedReplica(tokens=count_on, on_call=on_call)
+    with InferencePool(replicas=1) as pool:
+        pool.register("m", replica.factory)
+        refused, whole = pool.submit_many([generate(10, most=4), generate(20, most=4)])
+        assert whole.result(WAIT_S).token_ids == (21, 22, 23, 24)
+        assert isinstance(refused.exception(WAIT_S), PoolOverloaded)
+    assert [call.kind for call in replica.calls].count("start") == 1
 
 
 def test_rows_of_one_decode_end_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from concurrent.futures import Future
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,11 @@ import ray
 
 from guardrail_plugin import ConfigError, InferencePool
 from guardrail_plugin.core.errors import GuardianTimeout, InferenceError, PoolClosed, PoolOverloaded, ReplicaDead
-from guardrail_plugin.pool import Account, GenerateRequest, ScoreRequest, ScoreResult
+from guardrail_plugin.pool import Account, GenerateRequest, RowFailed, ScoreRequest, ScoreResult, Token
 from guardrail_plugin.testing import ScriptedReplica
 from guardrail_ray import PoolHost, QueuedTokensPolicy, RayPool, RayReplica, fleet, load_guardians
 from guardrail_ray.autoscaling import BUSY, QUEUED_TOKENS
+from guardrail_ray.replica import RayDecode
 from guardrail_ray.wire import Failed, from_wire, to_wire
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's warnings are its own affair
@@ -178,6 +180,28 @@ def test_what_a_host_has_answered_is_not_asked_again_when_the_pool_halves_a_batc
         replica.score(batch[2:3])
     assert replica.score(batch[3:]) == [ScoreResult((0.5,))]
     assert line.calls == 1
+
+
+def test_a_stream_that_a_host_refuses_ends_alone() -> None:
+    streams: list[Any] = []
+
+    class Line:
+        def stream(self, request: Any, account: Any, tell: Any) -> Future[None]:
+            streams.append(tell)
+            return Future()
+
+    requests = [GenerateRequest("m", (i,), 9) for i in range(2)]
+    decode = RayDecode(Line(), requests, [Account()] * 2, timeout_s=1.0)  # type: ignore[arg-type]
+    busy = PoolOverloaded("this tenant's part of the queue is full", retry_after_s=1.0)
+    for row, news in ((0, 5), (1, busy), (0, 6)):
+        streams[row](news)
+    assert decode.step() == [Token(0, 5), Token(0, 6)]
+    with pytest.raises(RowFailed) as caught:
+        decode.step()
+    assert (caught.value.row, caught.value.error) == (1, busy)
+    streams[0]("length")
+    assert decode.step() == [Token(0, None, "length")]
+    assert decode.step() == []
 
 
 async def test_a_host_keeps_tenants_and_deadlines_of_all_applications() -> None:

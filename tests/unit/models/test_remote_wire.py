@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections import deque
 from typing import Any
 
 import pytest
@@ -11,11 +13,12 @@ pytest.importorskip("openai")
 
 from openai.types import CompletionChoice
 
-from guardrail_plugin.core.errors import ConfigError, InferenceError
+from guardrail_plugin.core.errors import ConfigError, InferenceError, PoolOverloaded, ReplicaDead
 from guardrail_plugin.guardian.families.characters import CharacterTokenizer
 from guardrail_plugin.models.remote import split_address
-from guardrail_plugin.models.remote_wire import score_of
-from guardrail_plugin.pool import ScoreRequest
+from guardrail_plugin.models.remote_decode import RemoteDecode, _Row
+from guardrail_plugin.models.remote_wire import Dialect, decode_fields, score_of
+from guardrail_plugin.pool import GenerateRequest, RowFailed, ScoreRequest, Token
 
 VERDICTS = (" Safe", " Unsafe", " Controversial")
 CATEGORIES = (" Violent", " Non-violent Illegal Acts", " Sexual Content or Sexual Acts", " Suicide & Self-Harm")
@@ -99,3 +102,46 @@ def test_a_wrong_address_is_told_without_its_key() -> None:
     with pytest.raises(ConfigError) as caught:
         split_address("openai:https://me:secret@host/v1")
     assert "secret" not in str(caught.value)
+
+
+ASKED = GenerateRequest("m", (1,), 9, stop_ids=frozenset({2}))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields"),
+    [
+        ("vllm", {"ignore_eos": True, "stop_token_ids": [2], "return_tokens_as_token_ids": True}),
+        ("sglang", {"stop_token_ids": [2]}),
+        ("llama.cpp", {}),
+        ("plain", {}),
+    ],
+)
+def test_a_decode_ends_at_its_stop_token_on_every_kind_of_server(dialect: Dialect, fields: dict[str, object]) -> None:
+    # SGLang leaves out stop_token_ids beside ignore_eos, and llama.cpp never makes an end token then.
+    assert decode_fields(dialect, ASKED) == fields
+
+
+def decode(*rows: _Row) -> RemoteDecode:
+    made = object.__new__(RemoteDecode)
+    made._news = threading.Condition()
+    made._rows = dict(enumerate(rows))
+    return made
+
+
+def test_a_stream_that_is_refused_ends_alone_and_no_token_of_the_others_is_lost() -> None:
+    busy = PoolOverloaded("too many streams", retry_after_s=1.0)
+    streams = decode(
+        _Row(ASKED, None, ids=deque([5, 6]), end="length"),
+        _Row(ASKED, None, ids=deque([7]), end=busy),
+    )
+    assert list(streams.step()) == [Token(0, 5), Token(1, 7)]
+    with pytest.raises(RowFailed) as caught:
+        streams.step()
+    assert (caught.value.row, caught.value.error) == (1, busy)
+    assert list(streams.step()) == [Token(0, 6), Token(0, None, "length")]
+    assert list(streams.step()) == []
+
+
+def test_a_server_that_is_gone_ends_the_whole_decode() -> None:
+    with pytest.raises(ReplicaDead):
+        decode(_Row(ASKED, None, ids=deque([5])), _Row(ASKED, None, end=ReplicaDead("gone"))).step()

@@ -141,6 +141,24 @@ print(seen, torch.get_num_threads(), usable_threads())
     assert shown.stdout.strip() == "[1, 3] 3 3"
 
 
+def test_classifiers_compute_in_one_thread_per_worker_on_a_cpu() -> None:
+    code = """
+import threading, torch
+from pathlib import Path
+from guardrail_plugin.models import classifier
+torch.set_num_threads(3)
+classifier.load_classifier = lambda *_, **__: object()
+seen = []
+def work():
+    classifier.ClassifierWeights(Path("x"), pad_id=0)("cpu")
+    seen.append(torch.get_num_threads())
+worker = threading.Thread(target=work); worker.start(); worker.join()
+print(seen, torch.get_num_threads())
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert shown.stdout.strip() == "[1] 3"
+
+
 class Paced:
     """An engine whose batches take as long as a table says; runs out of memory past ``most`` tokens."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
-from guardrail_plugin.pool.admission import Limits
+from guardrail_plugin.pool.admission import MAX_TENANTS, Limits
 from guardrail_plugin.pool.health import TRIP_AFTER
 from guardrail_plugin.pool.isolation import Loss
 from guardrail_plugin.pool.jobqueue import JobQueue
@@ -73,6 +73,47 @@ def test_room_that_a_batch_leaves_is_given_to_those_who_wait_for_it_in_order() -
     assert not short.decided.done(), "the short one does not overtake the long one"
     bench.queue.withdraw_ticket(short)
     assert bench.queue.snapshot().blocked == 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+def test_the_last_who_waited_for_room_leaves_the_way_in_free(how: str) -> None:
+    bench = Bench(max_queued=1)
+    bench.queue.admit([bench.score(1)], wait=False)
+    ticket = bench.queue.admit([bench.score(2, timeout_s=1.0)], wait=True)
+    assert ticket is not None
+    late = bench.score(9, timeout_s=2.0)
+    if how == "cancelled":
+        bench.queue.withdraw_ticket(ticket)
+        bench.run(bench.take(), seconds=0.1)
+    else:
+        bench.run(bench.take(), seconds=0.0)
+        assert ticket.decided.done()
+        bench.run(bench.take(), seconds=0.0)
+        bench.queue.admit([late], wait=False)
+        blocked = bench.queue.admit([bench.score(3, timeout_s=1.0)], wait=True)
+        assert blocked is not None
+        bench.now = 5.0
+        assert bench.queue.wait_due() == [late]
+        assert isinstance(blocked.error, GuardianTimeout)
+    assert bench.queue.admit([bench.score(4)], wait=False) is None
+    assert bench.queue.snapshot().queued == 1
+
+
+def test_one_tenant_more_than_are_remembered_is_turned_away_and_not_lost() -> None:
+    bench = Bench(max_queued=MAX_TENANTS)
+
+    def of(number: int) -> ScoreJob:
+        request = ScoreRequest("m", (number,), (1,))
+        return ScoreJob(model="m", kind="score", tokens=1, tenant=f"tenant {number}", request=request)
+
+    bench.queue.admit([of(0)], wait=False)
+    bench.take()
+    for number in range(1, MAX_TENANTS):
+        bench.queue.admit([of(number)], wait=False)
+    queued = bench.queue.snapshot().queued
+    with pytest.raises(PoolOverloaded):
+        bench.queue.admit([of(MAX_TENANTS)], wait=False)
+    assert bench.queue.snapshot().queued == queued == MAX_TENANTS - 1
 
 
 def test_a_long_list_that_gives_up_lets_the_next_in() -> None:

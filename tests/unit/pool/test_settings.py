@@ -139,6 +139,7 @@ def test_the_public_names_are_pinned() -> None:
         "Replica",
         "ReplicaFactory",
         "Request",
+        "RowFailed",
         "ScoreRequest",
         "ScoreResult",
         "SlotStats",
