@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables.config import ensure_config
 
 from guardrail_langchain.held import GuardrailState
@@ -13,12 +13,13 @@ from guardrail_langchain.settings import Settings
 from guardrail_langchain.tool_call import passed
 from guardrail_langchain.turns import (
     SUMMARY_WITHHELD,
+    Output,
     after,
     answer,
     brought_outputs,
     heard,
     new_turns,
-    prints,
+    noted,
     written,
 )
 from guardrail_plugin.flow import Outcome
@@ -28,22 +29,34 @@ from guardrail_plugin.runnables import aunder_config, read_output, under_config
 class InputJudgement:
     """What users have said in an agent's state that nobody has judged, and what becomes of it."""
 
-    def __init__(self, state: GuardrailState, settings: Settings, *, by: str, begins: bool) -> None:
+    def __init__(
+        self,
+        state: GuardrailState,
+        settings: Settings,
+        *,
+        by: str,
+        begins: bool,
+        reviewed: Sequence[BaseMessage] = (),
+    ) -> None:
         """Find what is new.
 
         Args:
-            begins: a run begins: tool outputs after the model's last answer are the caller's. Later they are the
-                agent's own, and have been judged.
+            begins: a run begins: tool outputs that are new are the caller's. Later they are the agent's own, and have
+                been judged.
+            reviewed: what becomes of outputs that a person was asked about.
         """
         self._by = by
+        self._begins = begins
+        self._reviewed = reviewed
         self._messages: Sequence[BaseMessage] = state["messages"]
-        judged: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
+        self._judged: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
+        judged = self._judged
         self._settings = settings
         self._stage = settings.input_stage(settings.ask)
         self._turns, self._summaries = new_turns(self._messages, judged) if "input" in settings.rails else ([], [])
         self._inputs = [heard(self._messages, turn) for turn in self._turns]
         self._told = [self._messages[summary.stop - 1] for summary in self._summaries]
-        self._outputs = brought_outputs(self._messages) if begins and "tools" in settings.rails else []
+        self._outputs = brought_outputs(self._messages, judged) if begins and "tools" in settings.rails else []
 
     def run(self) -> dict[str, Any] | None:
         """Return the update of the agent's state."""
@@ -53,10 +66,11 @@ class InputJudgement:
         if self._told:
             quiet = self._settings.input_stage(self._settings.ask, quiet=True)
             told = quiet.judge(self._told, [parent] * len(self._told))
-        outputs: list[ToolMessage] = []
+        outputs: list[Output] = []
         for output in self._outputs:
             tools = self._settings.tool_stage(None)
-            outputs.append(passed(output, tools.outputs(output.name or "", read_output(output), parent)))
+            # Without its name: trust is in a tool that runs here, and this one is only said to have run.
+            outputs.append(passed(output, tools.outputs("", read_output(output), parent)))
         return self._update(outcomes, told, outputs)
 
     async def arun(self) -> dict[str, Any] | None:
@@ -67,21 +81,28 @@ class InputJudgement:
         if self._told:
             quiet = self._settings.input_stage(self._settings.ask, quiet=True)
             told = await quiet.ajudge(self._told, [parent] * len(self._told))
-        outputs: list[ToolMessage] = []
+        outputs: list[Output] = []
         for output in self._outputs:
             tools = self._settings.tool_stage(None)
-            outputs.append(passed(output, await tools.aoutputs(output.name or "", read_output(output), parent)))
+            outputs.append(passed(output, await tools.aoutputs("", read_output(output), parent)))
         return self._update(outcomes, told, outputs)
 
     def _update(
-        self, outcomes: Sequence[Outcome], told: Sequence[Outcome], outputs: Sequence[ToolMessage]
+        self, outcomes: Sequence[Outcome], told: Sequence[Outcome], outputs: Sequence[Output]
     ) -> dict[str, Any] | None:
         changes = written(self._messages, self._turns, outcomes)
         changes += written(self._messages, self._summaries, told, withheld=SUMMARY_WITHHELD)
         changes += [now for now, before in zip(outputs, self._outputs, strict=True) if now is not before]
         update: dict[str, Any] = {}
-        if outcomes or told:
-            update["guardrail_judged"] = {self._by: prints(after(self._messages, changes))}
+        now = after(self._messages, [*changes, *self._reviewed])
+        judged = noted(
+            self._judged,
+            turns=now if outcomes or told else None,
+            outputs=now if "tools" in self._settings.rails else None,
+            begins=self._begins,
+        )
+        if judged != list(self._judged):
+            update["guardrail_judged"] = {self._by: judged}
         said = answer(self._stage, outcomes)
         if said is not None:
             changes = [*changes, said]

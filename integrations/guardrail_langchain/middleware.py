@@ -18,7 +18,7 @@ from langchain.agents.middleware import (
     omit_payload,
 )
 from langchain.agents.structured_output import StructuredOutputError
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
@@ -47,6 +47,7 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
       (``Command(resume=..., update=...)``, a tool's ``Command``), before the model reads it. A blocked turn is answered
       without the model; its text is replaced in the state, so that no later call reads it. A summary that
       ``SummarizationMiddleware`` puts in place of old turns is judged on its own, and left out where it does not pass.
+      With the rail ``"tools"``, outputs of tools that a caller brings are judged too, whatever tool they name.
     - **Output**: held back and judged window by window, whoever listens: ``stream_mode="messages"``, ``"updates"``,
       ``"values"``, events v1 to v3. A blocked answer is replaced under its id and ends the run.
     - **Tools**: a blocked call is answered with an error message, and its siblings go on; neither streams nor state
@@ -151,14 +152,16 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
         """Ask about tool outputs that wait for a person; judge what was added as a user's since the run began."""
         reviewed = Review(state, self._settings, by=self._name, kind=ToolMessage).run()
         settings = self._settings.under(runtime.context)
-        return _both(reviewed, InputJudgement(state, settings, by=self._name, begins=False).run())
+        judgement = InputJudgement(state, settings, by=self._name, begins=False, reviewed=_messages(reviewed))
+        return _both(reviewed, judgement.run())
 
     @hook_config(can_jump_to=["end"])
     async def abefore_model(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
         """Like ``before_model``. Cancellation: passes to the guardian."""
         reviewed = await Review(state, self._settings, by=self._name, kind=ToolMessage).arun()
         settings = self._settings.under(runtime.context)
-        return _both(reviewed, await InputJudgement(state, settings, by=self._name, begins=False).arun())
+        judgement = InputJudgement(state, settings, by=self._name, begins=False, reviewed=_messages(reviewed))
+        return _both(reviewed, await judgement.arun())
 
     @hook_config(can_jump_to=["end"])
     def after_model(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
@@ -241,4 +244,9 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
 def _both(one: Update, other: Update) -> Update:
     if one is None or other is None:
         return one or other
-    return {**one, **other, "messages": [*one.get("messages", ()), *other.get("messages", ())]}
+    messages = [*_messages(one), *_messages(other)]
+    return {**one, **other, **({"messages": messages} if messages else {})}
+
+
+def _messages(update: Update) -> list[BaseMessage]:
+    return list((update or {}).get("messages", ()))

@@ -106,9 +106,13 @@ class Settings:
         Raises:
             GraphInterrupt: the first time.
         """
+        self.keep()
+        return ask(verdict, check)
+
+    def keep(self) -> None:
+        """Note that the node that runs here is about to pause: when it resumes, what it has judged stays."""
         if isinstance(self.guardian, Steady):
             self.guardian.keep()
-        return ask(verdict, check)
 
     def input_stage(self, ask: OnEscalate | None, *, quiet: bool = False) -> InputStage:
         """Return the rail for what users say.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections import OrderedDict
@@ -16,16 +17,19 @@ from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
 from guardrail_plugin.guardian.wrapped import WrappedGuardian
 
 _MOST = 2048
-"""Paused nodes that are remembered, about 1 kB each; the oldest go first."""
+"""Nodes that are remembered, about 1 kB each; the oldest go first."""
 
 _Task: TypeAlias = tuple[str, str]
 """Thread and checkpoint namespace, which names the node's one task: the same before and after its pause."""
 
-_Judged: TypeAlias = dict[bytes, Verdict]
+_Judged: TypeAlias = dict[bytes, CheckOutcome]
+
+_ASKED = frozenset({"input", "tool_call"})
+"""Rails whose nodes pause to ask. What others judge is asked about in a step of its own, or not by pausing."""
 
 
 class Steady(WrappedGuardian):
-    """Gives a node that paused to ask a person the same verdicts when it resumes. Keeps no text.
+    """Gives a node that paused to ask a person the same answers when it resumes. Keeps no text.
 
     In this process, and for that task of that thread alone: anywhere else a text is judged anew.
     """
@@ -62,29 +66,29 @@ class Steady(WrappedGuardian):
         given = await self._guardian.acheck_many(left, timeout_s=timeout_s) if left else []
         return self._merged(task, checks, known, given)
 
-    def _known(self, task: _Task | None, checks: Sequence[Check]) -> dict[int, Verdict]:
+    def _known(self, task: _Task | None, checks: Sequence[Check]) -> dict[int, CheckOutcome]:
         with self._lock:
-            paused = self._paused.get(task, {}) if task is not None else {}
-            return (
-                {i: paused[key] for i, check in enumerate(checks) if (key := _key(check)) in paused} if paused else {}
-            )
+            paused = dict(self._paused.get(task, {})) if task is not None else {}
+        if not paused:
+            return {}
+        return {i: _bare(paused[key]) for i, check in enumerate(checks) if (key := _key(check)) in paused}
 
     def _merged(
         self,
         task: _Task | None,
         checks: Sequence[Check],
-        known: Mapping[int, Verdict],
+        known: Mapping[int, CheckOutcome],
         given: Sequence[CheckOutcome],
     ) -> list[CheckOutcome]:
         outcomes = list(given)
         for place in sorted(known):
             outcomes.insert(place, known[place])
-        if task is not None and len(outcomes) == len(checks):
+        if task is None or len(outcomes) != len(checks):
+            return outcomes
+        pairs = zip(checks, outcomes, strict=True)
+        if new := {_key(check): _bare(told) for check, told in pairs if check.rail in _ASKED}:
             with self._lock:
-                judged = self._running.setdefault(task, {})
-                # No errors: they may hold the frames in which they were raised, and with these the text.
-                pairs = zip(checks, outcomes, strict=True)
-                judged |= {_key(check): told for check, told in pairs if isinstance(told, Verdict)}
+                self._running.setdefault(task, {}).update(new)
                 _bound(self._running, task)
         return outcomes
 
@@ -94,6 +98,15 @@ def _task() -> _Task | None:
     given = ensure_config().get("configurable", {})
     thread = given.get("thread_id")
     return None if thread is None else (str(thread), str(given.get("checkpoint_ns", "")))
+
+
+def _bare(outcome: CheckOutcome) -> CheckOutcome:
+    """Return an outcome without the frames in which an error was raised: they hold the text."""
+    if isinstance(outcome, Verdict):
+        return outcome
+    told = copy.copy(outcome)
+    told.__cause__ = told.__context__ = told.__traceback__ = None
+    return told
 
 
 def _bound(tasks: OrderedDict[_Task, _Judged], latest: _Task) -> None:

@@ -11,7 +11,7 @@ from langchain.agents.middleware import ToolCallRequest
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
-from langgraph.errors import ParentCommand
+from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.prebuilt.tool_node import msg_content_output
 from langgraph.types import Command
 
@@ -99,6 +99,9 @@ class ToolCall:
             result = handler(self.request)
         except ParentCommand as error:
             result, sent = error.args[0], True
+        except GraphInterrupt:  # the tool asks somebody itself
+            self._settings.keep()
+            raise
         if not self._judged:
             result = _unseen(result)
             texts = self._stage.texts(self._name, result)
@@ -113,6 +116,9 @@ class ToolCall:
             result = await handler(self.request)
         except ParentCommand as error:
             result, sent = error.args[0], True
+        except GraphInterrupt:  # the tool asks somebody itself
+            self._settings.keep()
+            raise
         if not self._judged:
             result = _unseen(result)
             texts = self._stage.texts(self._name, result)

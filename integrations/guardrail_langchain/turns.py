@@ -10,9 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+)
 
 from guardrail_plugin.flow import Blocked, Edited, Failed, Outcome
 from guardrail_plugin.runnables import InputStage, is_name, latest_turn, user_turns
@@ -21,6 +28,11 @@ WITHHELD = "[This message was withheld by a safety check.]"
 """Stands where a blocked user message stood, so that no later model call reads it."""
 
 SUMMARY_WITHHELD = "[A summary of what was said before was withheld by a safety check.]"
+
+Output: TypeAlias = ToolMessage | FunctionMessage
+
+_OUTPUTS = "tool:"
+"""Begins a tool output's fingerprint; alone: the outputs of this thread have been looked at."""
 
 _SUMMARY = {"lc_source": "summarization"}
 """How LangChain marks a summary."""
@@ -39,7 +51,11 @@ def new_turns(messages: Sequence[BaseMessage], judged: Sequence[str]) -> tuple[l
 
     The first time it is the latest turn alone: what stands before it is the caller's history, and informs the
     verdict. Later it is every turn with a message that was not there, or that was changed under its id.
+
+    Args:
+        judged: fingerprints, as ``noted`` returns them.
     """
+    judged = [known for known in judged if not known.startswith(_OUTPUTS)]
     turns = [Turn(stop, tuple(users)) for stop, users in user_turns(_as_heard(messages))][::-1]
     summaries = [Turn(index + 1, (index,)) for index, message in enumerate(messages) if _is_summary(message)]
     known = set(judged)
@@ -65,14 +81,37 @@ def _is_summary(message: BaseMessage) -> bool:
     return isinstance(message, HumanMessage) and _SUMMARY.items() <= message.additional_kwargs.items()
 
 
-def prints(messages: Sequence[BaseMessage]) -> list[str]:
-    """Return a fingerprint of each user message; nothing can be read from it."""
-    return [_print(message) for message in messages if message.type not in ("ai", "system", "tool", "function")]
+def noted(
+    before: Sequence[str], *, turns: Sequence[BaseMessage] | None, outputs: Sequence[BaseMessage] | None, begins: bool
+) -> list[str]:
+    """Return the fingerprints of what has been judged; nothing can be read from them.
+
+    Args:
+        before: those that were known.
+        turns: the conversation whose user messages have been judged; ``None``: they were not looked at.
+        outputs: the conversation whose tool outputs have been judged; ``None``: they were not looked at.
+        begins: all outputs have been, else those after the model's last answer.
+    """
+    users = [known for known in before if not known.startswith(_OUTPUTS)]
+    tools = [known for known in before if known.startswith(_OUTPUTS)]
+    if turns is not None:
+        users = [_print(one) for one in turns if one.type not in ("ai", "system", "tool", "function")]
+    if outputs is not None and begins:
+        tools = [_OUTPUTS, *(_output_print(one) for one in outputs if isinstance(one, Output))]
+    elif outputs is not None:
+        tools = [*tools, *map(_output_print, _after_the_answer(outputs))]
+    return [*users, *dict.fromkeys(tools)]
 
 
 def _print(message: BaseMessage) -> str:
-    told = (message.id, message.type, message.name, message.content)
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    # Some providers send the other name where there is none.
+    name = message.name or message.additional_kwargs.get("name")
+    told = (message.id, message.type, name, message.content)
+    return hashlib.sha256(repr(told).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _output_print(message: Output) -> str:
+    return f"{_OUTPUTS}{_print(message)}"
 
 
 def written(
@@ -106,13 +145,23 @@ def answer(stage: InputStage, outcomes: Sequence[Outcome]) -> AIMessage | None:
     return said if isinstance(said, AIMessage) else None
 
 
-def brought_outputs(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
-    """Return tool outputs that the caller brought: those after the model's last answer."""
-    found: list[ToolMessage] = []
+def brought_outputs(messages: Sequence[BaseMessage], judged: Sequence[str]) -> list[Output]:
+    """Return tool outputs that the caller brought, as a run begins.
+
+    The first time those after the model's last answer; later all that were not there, or were changed under their ids.
+    """
+    if not judged:
+        return _after_the_answer(messages)
+    known = set(judged)
+    return [one for one in messages if isinstance(one, Output) and _output_print(one) not in known]
+
+
+def _after_the_answer(messages: Sequence[BaseMessage]) -> list[Output]:
+    found: list[Output] = []
     for message in reversed(messages):
         if isinstance(message, AIMessage):
             break
-        if isinstance(message, ToolMessage):
+        if isinstance(message, Output):
             found.insert(0, message)
     return found
 
@@ -126,5 +175,7 @@ def _with_text(message: BaseMessage, text: str) -> BaseMessage:
 def after(messages: Sequence[BaseMessage], changes: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Return the messages as they are once the changes are applied."""
     by_id: dict[str | None, Any] = {change.id: change for change in changes}
+    there = {message.id for message in messages}
     kept = [by_id.get(message.id, message) for message in messages]
+    kept += [change for change in changes if change.id not in there]
     return [message for message in kept if not isinstance(message, RemoveMessage)]

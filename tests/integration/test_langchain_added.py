@@ -128,13 +128,15 @@ async def test_a_thread_in_which_one_raised_goes_on_once_it_is_removed(way: str)
 async def test_a_known_message_under_another_name_or_type_is_judged_again(way: str) -> None:
     guardian = watchman()
     graph = agents.create_agent(
-        ScriptedModel(*[HARMLESS_TURN] * 3),
+        ScriptedModel(*[HARMLESS_TURN] * 4),
         [],
         middleware=[Guardrail(guardian=guardian, rails=("input",))],
         checkpointer=memory.InMemorySaver(),
     )
     again = ChatMessage(content="hi", role="user", id="1")
-    for judged, said in enumerate([HumanMessage("hi", id="1"), HumanMessage("hi", id="1", name="bob"), again], 1):
+    other = HumanMessage("hi", id="1", additional_kwargs={"name": "eve"})
+    said_by = [HumanMessage("hi", id="1"), HumanMessage("hi", id="1", name="bob"), other, again]
+    for judged, said in enumerate(said_by, 1):
         await step(graph, way, {"messages": [said]})
         assert len(guardian.checks) == judged
 

@@ -6,7 +6,8 @@ import importlib
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.tools import tool
 
 from guardrail_plugin import Check, GuardianError, Policy
 from guardrail_plugin.guardian.protocol import CheckOutcome
@@ -127,6 +128,66 @@ def test_a_decision_is_about_the_turn_that_was_shown(decision: str) -> None:
     ended = agent.invoke(types.Command(resume=decision), THREAD)
     assert "__interrupt__" not in ended
     assert [message.text for message in ended["messages"]].count("SECOND") == (decision == "allow")
+
+
+@pytest.mark.parametrize("decision", ["allow", "block"])
+def test_a_turn_that_could_not_be_judged_is_not_asked_about_in_place_of_the_one_that_was_shown(decision: str) -> None:
+    up = False
+
+    def judge(check: Check) -> CheckOutcome:
+        if check.text == "FIRST":
+            return verdict(risk=0.9, hazard="S7") if up else GuardianError("down")
+        return verdict(risk=0.8, hazard="S7") if check.text == "SECOND" else verdict()
+
+    agent = agent_of(ScriptedGuardian(judge), HARMLESS_TURN)
+    agent.invoke({"messages": [HumanMessage("hi")]}, THREAD)
+    given = [HumanMessage("FIRST"), AIMessage("ok"), HumanMessage("SECOND")]
+    [asked] = agent.invoke({"messages": given}, THREAD)["__interrupt__"]
+    assert asked.value["text"] == "SECOND"
+    up = True
+    ended = agent.invoke(types.Command(resume=decision), THREAD)
+    assert "__interrupt__" not in ended
+    texts = [message.text for message in ended["messages"]]
+    assert "FIRST" in texts, "as before the pause"
+    assert texts.count("SECOND") == (decision == "allow")
+
+
+@pytest.mark.parametrize("before", [verdict(), GuardianError("down")], ids=["allowed", "let pass unjudged"])
+def test_what_a_person_tells_a_tool_is_no_decision_about_its_call(before: CheckOutcome) -> None:
+    @tool
+    def confirm(what: str) -> str:
+        """Ask the user."""
+        return f"user said {types.interrupt(what)}"
+
+    resumed = False
+
+    def judge(check: Check) -> CheckOutcome:
+        if check.rail == "tool_call":
+            return verdict(risk=0.9, hazard="S7") if resumed else before
+        return verdict()
+
+    call = AIMessageChunk(
+        content="", tool_call_chunks=[{"name": "confirm", "args": '{"what": "really?"}', "id": "c", "index": 0}]
+    )
+    policy = ASKING.model_copy(update={"on_failure": "allow"})
+    rails = guardrail_langchain.GuardrailMiddleware(guardian=ScriptedGuardian(judge), policy=policy)
+    model = ScriptedModel([call], HARMLESS_TURN)
+    agent = agents.create_agent(model, [confirm], middleware=[rails], checkpointer=memory.InMemorySaver())
+    [asked] = agent.invoke({"messages": [HumanMessage("hi")]}, THREAD)["__interrupt__"]
+    assert asked.value == "really?"
+    resumed = True
+    ended = agent.invoke(types.Command(resume="yes"), THREAD)
+    assert "__interrupt__" not in ended
+    assert [message.text for message in ended["messages"] if message.type == "tool"] == ["user said yes"]
+
+
+def test_verdicts_on_streamed_answers_are_not_kept() -> None:
+    rails = guardrail_langchain.GuardrailMiddleware(guardian=watchman(), policy=ASKING)
+    model = ScriptedModel(["A sentence that is long enough. "] * 20)
+    agent = agents.create_agent(model, [], middleware=[rails], checkpointer=memory.InMemorySaver())
+    list(agent.stream({"messages": [HumanMessage("hi")]}, THREAD, stream_mode="messages"))
+    steady: Any = rails._settings.guardian
+    assert sum(map(len, steady._running.values())) == 1, "the user's turn alone"
 
 
 @pytest.mark.parametrize("way", ["update", "state"])
