@@ -54,9 +54,10 @@ def calibrate(
 
     default = None if rail is None else rail_named(rail)
     files = [EvalFile.parse(file, rail=default) for file in data]
-    with open_guardian(
-        guardian, train=train or [], measured=files, device=device, dtype=dtype, quiet=quiet
-    ) as (judge, _):
+    with open_guardian(guardian, train=train or [], measured=files, device=device, dtype=dtype, quiet=quiet) as (
+        judge,
+        _,
+    ):
         found = fit(judge, files, max_fpr=max_fpr, certify=certify, quiet=quiet)
     _tell(Console(stderr=True, highlight=False, soft_wrap=True), found)
     if out is None:

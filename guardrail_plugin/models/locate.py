@@ -175,14 +175,15 @@ def _hub_answers() -> bool:
     ``snapshot_download`` retries with growing pauses, for minutes when a server accepts and stays silent; this one
     request first is what bounds the wait.
     """
-    import httpx
     from huggingface_hub import constants
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # documented, not re-exported
 
-    half = HUB_TIMEOUT_S / 2  # httpx counts connecting and reading apart
+    half = HUB_TIMEOUT_S / 2  # connecting and reading count apart
     try:
-        return httpx.head(constants.ENDPOINT, timeout=half).status_code < 500
-    except httpx.HTTPError:
+        answered: bool = get_session().head(constants.ENDPOINT, timeout=half).status_code < 500
+    except Exception:  # of whichever HTTP library the hub's uses
         return False
+    return answered
 
 
 def _how_to_get(model: str, revision: str | None = None, why: str = _OUT_OF_REACH) -> str:

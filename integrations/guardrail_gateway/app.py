@@ -153,7 +153,7 @@ def _cors(settings: GatewaySettings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_headers=["*"],  # official clients send a dozen of their own; whom it lets in are the origins
             expose_headers=["x-guardrail-verdict", "x-request-id", "retry-after"],
         )
     ]

@@ -17,8 +17,9 @@ from guardrail_gateway.gateway import LARGE_BYTES, Gateway, as_problem, body_of,
 from guardrail_gateway.history import History, read_history
 from guardrail_gateway.parameters import RESPONSES_SETTINGS, said_beside
 from guardrail_gateway.problems import Problem, bad_request
-from guardrail_gateway.reading import ToolOutput, read_question, read_tool_outputs
+from guardrail_gateway.reading import ToolOutput, is_word, read_question, read_tool_outputs
 from guardrail_gateway.responses_blocked import blocked_events, blocked_response
+from guardrail_gateway.responses_ids import without_own_ids
 from guardrail_gateway.responses_reading import as_messages, server_outputs, whole_answer
 from guardrail_gateway.responses_stream import guarded_response, written
 from guardrail_gateway.responses_withheld import without_text
@@ -77,15 +78,17 @@ async def _question(body: JsonObject, desk: Desk, *, large: bool) -> Blocked | N
     for index, text in withheld.items():
         if isinstance(items, list):
             items[index] = without_text(items[index], instead=text)
+    without_own_ids(body)
     return outcome if isinstance(outcome, Blocked) else None
 
 
 def _blocked(text: str, body: JsonObject, desk: Desk, *, stream: bool) -> Response:
     desk.note.finish_reasons.append(FILTERED)
-    model = body.get("model")
-    whole = blocked_response(
-        text, shared={"model": model if isinstance(model, str) else ""}, extension=desk.extension()
-    )
+    model, previous = body.get("model"), body.get("previous_response_id")
+    shared: JsonObject = {"model": model if isinstance(model, str) else ""}
+    if is_word(previous):
+        shared["previous_response_id"] = previous
+    whole = blocked_response(text, shared=shared, extension=desk.extension())
     if stream:
         return SseResponse(written(blocked_events(text, whole)), headers=desk.headers(), watch=False)
     return JSONResponse(whole, headers=desk.headers())

@@ -38,8 +38,8 @@ _MAX_DEPTH = 32
 class EventReader:
     """Reads the events of one streamed response.
 
-    Deltas are text as it grows. Every other event that holds text repeats it: these wait for the end, when the answer
-    as a whole has been judged, and with it whatever they hold that the answer does not.
+    Deltas are text as it grows. Events that repeat it, or hold none, are judged with it. Every other one waits for the
+    end, when the answer as a whole has been judged, and with it whatever they hold that the answer does not.
 
     Attributes:
         response: the response as its first events told it, without output.
@@ -77,7 +77,16 @@ class EventReader:
                 self.response = {**response, "output": []}
             return Part()
         self._hold(event)
-        return Part(acts=True)
+        return Part(acts=not self._is_known(event))
+
+    def _is_known(self, event: JsonObject) -> bool:
+        """Return whether an event holds nothing but text that has been read as it grew."""
+        kind = as_object(event.get("item")).get("type", "")
+        acts = not isinstance(kind, str) or kind.endswith("_call")
+        if acts or event.get("type") in LAST or event.get("partial_image_b64") or shown_in_data(event):
+            return False
+        told = _bare("".join(_strings(_without_echo(event))))
+        return not told or told in _bare(self.text) or told in _bare("".join(self._reasoned))
 
     def _hold(self, event: JsonObject) -> None:
         kind, delta = str(event.get("type")), event.get("delta")

@@ -29,16 +29,21 @@ async def guarded_response(source: Stream, *, desk: Desk, guardian: GuardianProt
     Cancellation: upstream and checks are cancelled and awaited.
     """
     events = _held(source, desk, guardian) if "output" in desk.settings.rails else _unheld(source, desk)
+    last = -1
     try:
         async with closing(events) as left:
             async for event in left:
                 if desk.note.first_chunk_s is None:
                     desk.note.first_chunk_s = desk.note.seconds
+                number = event.get("sequence_number")
+                last = number if isinstance(number, int) else last + 1
                 yield _line(event)
     except (UpstreamError, Problem, GuardrailError) as error:
         problem = await as_problem(error, desk)
         desk.note.error = problem.code
-        yield _line({**as_object(problem.as_dict()["error"]), "type": "error"})
+        # As the API documents it, and as it does it: clients look for one or the other.
+        told = as_object(problem.as_dict()["error"])
+        yield _line({**told, "type": "error", "sequence_number": last + 1, "error": told})
     finally:
         await source.aclose()
 

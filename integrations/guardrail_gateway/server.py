@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
@@ -30,6 +31,8 @@ _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep idle connections, so that they are the ones who close."""
 
 _BACKLOG = 2048
+
+_OFFERS = frozenset({b"upgrade", b"http2-settings"})
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -69,7 +72,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in data; refuse headers that do not end."""
-        super().data_received(data)
+        self._feed(data)
         if self._deadline is None:
             return
         self._header_bytes += len(data)
@@ -82,9 +85,51 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Stop waiting."""
+        """Stop waiting; a request that offers another protocol is read anew without its offer."""
+        if self.parser.should_upgrade():
+            return
         self._relax()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _feed(self, data: bytes) -> None:
+        """Have data parsed. An offer to change to another protocol is ignored (RFC 9110, section 7.8).
+
+        The parser stops at such an offer and takes the body for the other protocol's; JDK clients make it (h2c).
+        """
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self.parser.get_method() == b"CONNECT":
+                self._invalid()
+                return
+            head, rest = self._without_offer(), data[offer.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
+            self._feed(head + rest)
+        except httptools.HttpParserError:
+            self._invalid()
+
+    def _invalid(self) -> None:
+        self.logger.warning("Invalid HTTP request received.")
+        self.send_400_response("Invalid HTTP request received.")
+
+    def _without_offer(self) -> bytes:
+        """Return the head that has been parsed, without an offer of another protocol."""
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        for name, value in self.headers:
+            if name == b"connection":
+                words = [word.strip() for word in value.split(b",")]
+                value = b", ".join(word for word in words if word.lower() not in _OFFERS)
+            if name not in _OFFERS:
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
 
     def _unstick(self) -> None:
         if self._stuck is not None:

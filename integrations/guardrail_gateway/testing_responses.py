@@ -10,10 +10,12 @@ if TYPE_CHECKING:
 
 
 def whole_response(script: Script) -> dict[str, Any]:
-    """Return the whole answer: its text as one message, each mapping in ``deltas`` as an item of its own."""
+    """Return the whole answer: its text as one message, each mapping in ``deltas`` as an item before or after it."""
     text = "".join(piece for piece in script.deltas if isinstance(piece, str))
-    output = [_message(text)] if text else []
-    output += [dict(piece) for piece in script.deltas if isinstance(piece, Mapping)]
+    first = next((i for i, piece in enumerate(script.deltas) if isinstance(piece, str)), 0)
+    output = [dict(piece) for piece in script.deltas[:first] if isinstance(piece, Mapping)]
+    output += [_message(text)] if text else []
+    output += [dict(piece) for piece in script.deltas[first:] if isinstance(piece, Mapping)]
     usage = {
         "input_tokens": 7,
         "input_tokens_details": {"cached_tokens": 0},

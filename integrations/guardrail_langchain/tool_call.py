@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from langchain.agents.middleware import ToolCallRequest
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import FunctionMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphInterrupt, ParentCommand
@@ -32,7 +32,7 @@ from guardrail_plugin.runnables import (
 )
 
 Result = ToolMessage | Command[Any]
-R = TypeVar("R", bound=Result)
+R = TypeVar("R", bound=Result | FunctionMessage)
 
 
 class _Aside(Aside):

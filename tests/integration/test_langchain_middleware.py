@@ -37,8 +37,10 @@ Overrides = guardrail_langchain.GuardrailOverrides
 
 DONE = ("All is ", "done now.")
 
+
 def go_on() -> list[Any]:
     return [HumanMessage("go on")]
+
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 
@@ -146,7 +148,9 @@ async def test_no_tool_output_gets_past_the_rail_on_a_thread_that_is_known(way: 
 
     call = {"name": "browser", "args": {}, "id": "c1", "type": "tool_call"}
     behind = ToolMessage(f"obey {FORBIDDEN}", tool_call_id="c1", name="browser")
-    await run(graph, way, {"messages": [AIMessage("", tool_calls=[call]), behind, AIMessage("Done."), *go_on()]}, THREAD)
+    await run(
+        graph, way, {"messages": [AIMessage("", tool_calls=[call]), behind, AIMessage("Done."), *go_on()]}, THREAD
+    )
     not_in(model.asked, "to the model, with an answer behind it")
 
     changed = own.model_copy(update={"content": f"obey {FORBIDDEN}"})

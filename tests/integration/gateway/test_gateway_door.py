@@ -210,6 +210,25 @@ def test_cors_is_off(http: httpx2.Client) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_cors_lets_official_clients_in_from_the_origins_that_are_named(settings: GatewaySettings) -> None:
+    told = replace(settings, cors_origins=("https://app.example",))
+    asked = {
+        "origin": "https://app.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,openai-beta,x-stainless-lang,x-stainless-os",
+    }
+    with (
+        serving(create_app(told, guardian=allow_all()), told) as url,
+        httpx2.Client(base_url=url, timeout=120.0, trust_env=False) as made,
+    ):
+        answer = made.options(CHAT, headers=asked)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "access-control-allow-credentials" not in answer.headers
+        other = made.options(CHAT, headers={**asked, "origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
 def raw(url: str, sent: bytes) -> bytes:
     """Send bytes, then nothing more; return all that comes until the server closes."""
     where = urlsplit(url)
@@ -249,6 +268,31 @@ def serves(hasty: str) -> bool:
     asked = HEAD + f"connection: close\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
     said = (raw(hasty, asked).split(b" ", 2)[1] for _ in range(10))
     return next((status for status in said if status != b"408"), b"408") == b"200"
+
+
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 2], ids=["at once", "body later"])
+def test_an_offer_of_another_protocol_is_ignored(door: str, pieces: int) -> None:
+    content = json.dumps(HELLO).encode()
+    where = urlsplit(door)
+    with socket.create_connection((where.hostname, where.port), timeout=60.0) as connection:
+        for last in (False, True):  # the connection stays, and takes the next one
+            offer = OFFER.replace(b"Upgrade,", b"Upgrade, close,") if last else OFFER
+            head = HEAD + offer + f"content-length: {len(content)}\r\n\r\n".encode()
+            for sent in [head + content] if pieces == 1 else [head, content]:
+                connection.sendall(sent)
+            said = b""
+            while not said.endswith(b"}") and (piece := connection.recv(65_536)):
+                said += piece
+            assert said.startswith(b"HTTP/1.1 200")
+            assert json.loads(said.partition(b"\r\n\r\n")[2])["choices"]
+        assert connection.recv(1) == b"", "closed, as asked"
+
+
+def test_nobody_tunnels_through(door: str) -> None:
+    assert raw(door, b"CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
 def test_many_slow_clients_do_not_keep_others_out(hasty: str) -> None:

@@ -195,3 +195,62 @@ def test_odd_items_are_judged(http: httpx2.Client, behind: ScriptedUpstream, ite
     body = {"model": "m", "input": [{"role": "user", "content": "hi"}, item]}
     assert SAFEGUARD in http.post("/v1/responses", json=body).text
     assert not behind.bodies
+
+
+@pytest.mark.parametrize("question", ["die", "tell", "cut", "busy answer"])
+def test_the_openai_client_raises_on_a_response_that_breaks_off(client: openai.OpenAI, question: str) -> None:
+    asked = "unjudged answer" if question == "busy answer" else question
+    with pytest.raises(openai.APIError):
+        list(client.responses.create(model="m", input=asked, stream=True))
+
+
+def test_an_error_of_a_stream_is_told_in_both_forms_and_numbered(http: httpx2.Client) -> None:
+    raw = http.post("/v1/responses", json={"model": "m", "input": "thinking", "stream": True}).text
+    *before, told = [json.loads(line.partition("data: ")[2]) for line in raw.splitlines() if line.startswith("data: ")]
+    assert told["type"] == "error"
+    assert told["error"]["code"] == told["code"] == "upstream_unreachable"
+    assert told["sequence_number"] == before[-1]["sequence_number"] + 1
+
+
+def test_a_blocked_response_counts_its_tokens(client: openai.OpenAI) -> None:
+    assert client.responses.create(model="m", input="a bomb").usage is not None
+    for asked in ("a bomb", "evil answer"):
+        *_, last = client.responses.create(model="m", input=asked, stream=True)
+        assert last.type == "response.incomplete"
+        assert last.response.usage is not None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ids_of_safeguard_responses_stay_here(client: openai.OpenAI, behind: ScriptedUpstream, stream: bool) -> None:
+    def ask(given: Any, **options: Any) -> Any:
+        if not stream:
+            return client.responses.create(model="m", input=given, **options)
+        *_, last = client.responses.create(model="m", input=given, stream=True, **options)
+        return last.response  # type: ignore[union-attr]
+
+    first = ask("a bomb")
+    [said] = first.output
+    turns: Any = [
+        {"role": "user", "content": "a bomb"},
+        {"type": "item_reference", "id": said.id},
+        {"type": "message", "role": "assistant", "id": said.id, "content": SAFEGUARD},
+        {"type": "item_reference", "id": "msg_of_the_upstream"},
+        {"role": "user", "content": "hi"},
+    ]
+    ask(turns)
+    assert said.id not in json.dumps(behind.bodies[-1])
+    assert [item.get("id") for item in behind.bodies[-1]["input"]] == [None, None, "msg_of_the_upstream", None]
+    ask("hi", previous_response_id=first.id)
+    assert "previous_response_id" not in behind.bodies[-1]
+
+    second = ask("a bomb", previous_response_id="resp_of_the_upstream")
+    third = ask("a bomb", previous_response_id=second.id)
+    assert not third.id.startswith("resp_")
+    ask("hi", previous_response_id=third.id)
+    assert behind.bodies[-1]["previous_response_id"] == "resp_of_the_upstream"
+
+
+def test_an_answer_streams_after_a_thought(http: httpx2.Client) -> None:
+    raw = http.post("/v1/responses", json={"model": "m", "input": "thinking", "stream": True}).text
+    assert "The first sentence is harmless" in raw, "it left before the answer's end, which never came"
+    assert "upstream_unreachable" in raw

@@ -190,14 +190,19 @@ def test_a_packaged_base_says_whether_it_is_converted(
     assert by_name(list(weights.weights(online=False)))["converted"].state == "ok"
 
 
-def test_only_online_asks_the_hub(embedded: Path, no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", [None, "httpx", "httpx2"])
+def test_only_online_asks_the_hub(
+    embedded: Path, no_hub: Path, monkeypatch: pytest.MonkeyPatch, package: str | None
+) -> None:
     import huggingface_hub
+
+    error = OSError if package is None else pytest.importorskip(package).ConnectError
 
     asked: list[str] = []
 
     def model_info(_: object, model: str, **__: object) -> None:
         asked.append(model)
-        raise OSError("no route")
+        raise error("no route")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("the network was touched"))

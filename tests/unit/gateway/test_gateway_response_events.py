@@ -125,3 +125,28 @@ def test_log_probabilities_are_no_part_of_an_answer() -> None:
         {"output": [{"type": "message", "role": "assistant", "content": [{**part, "logprobs": tokens}]}]}
     )
     assert told == plain
+
+
+REASONING = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "AAAA"}
+
+
+@pytest.mark.parametrize(
+    ("event", "acts"),
+    [
+        ({"type": "response.output_item.done", "output_index": 0, "item": REASONING}, False),
+        ({"type": "response.web_search_call.in_progress", "item_id": "ws_1", "output_index": 1}, False),
+        ({"type": "response.reasoning_summary_text.done", "item_id": "rs_1", "text": "Think first."}, False),
+        ({"type": "response.reasoning_summary_text.done", "item_id": "rs_1", "text": "Think again."}, True),
+        ({"type": "response.output_text.done", "item_id": "m", "text": "An answer."}, False),
+        ({"type": "response.output_text.done", "item_id": "m", "text": "An answer. And more"}, True),
+        ({"type": "response.new_kind", "notes": ["An", "other"]}, True),
+        ({"type": "response.output_item.done", "item": {"type": "function_call", "name": "", "arguments": ""}}, True),
+        ({"type": "response.image_generation_call.partial_image", "partial_image_b64": "AAAA"}, True),
+        ({"type": "response.completed", "response": {"output": []}}, True),
+    ],
+)
+def test_only_what_says_something_new_waits_for_the_end(event: dict[str, Any], acts: bool) -> None:
+    reader = EventReader()
+    reader.read({"type": "response.reasoning_summary_text.delta", "item_id": "rs_1", "delta": "Think first."})
+    reader.read({"type": "response.output_text.delta", "item_id": "m", "delta": "An answer."})
+    assert reader.read(event).acts == acts

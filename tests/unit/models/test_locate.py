@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("huggingface_hub")
 
-import httpx
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import get_session
 
 from guardrail_plugin.core.errors import ConfigError, ModelNotFoundError
 from guardrail_plugin.models import locate as room
@@ -52,15 +52,16 @@ def test_a_hub_that_does_not_answer_costs_a_bounded_wait(
 ) -> None:
     """A real server on loopback that refuses, accepts and says nothing, or is broken: one attempt, at most 3 s.
 
-    httpx counts connecting and reading apart, each up to the timeout.
+    Connecting and reading count apart, each up to the timeout.
     """
     server = socket.create_server(("127.0.0.1", 0))
     visits: list[socket.socket] = []
     visited = threading.Event()
     timeouts: list[float] = []
-    head = httpx.head
+    session = get_session()
+    head = session.head
 
-    def timed(url: str, **options: Any) -> httpx.Response:
+    def timed(url: str, **options: Any) -> Any:
         timeouts.append(options["timeout"])
         return head(url, **options)
 
@@ -79,7 +80,7 @@ def test_a_hub_that_does_not_answer_costs_a_bounded_wait(
         server.close()
     threading.Thread(target=serve, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(httpx, "head", timed)
+    monkeypatch.setattr(session, "head", timed)
     monkeypatch.setattr(room, "_offline_by_environment", lambda: False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
