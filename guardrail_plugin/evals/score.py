@@ -99,7 +99,9 @@ def score(
     before = [found for found in map(_from_json, store.read()) if found is not None and found.id in rows]
     done = {found.id: found for found in before if found.final}
     failed = {found.id for found in before if found.error is not None} if done else set()
-    store.rewrite([_as_json(found) for found in done.values()])
+    # Failed rows stay until they are asked again: a run that is cut short before that must know of them, too.
+    kept = {found.id: found for found in before if found.final or found.id in failed} | done
+    store.rewrite([_as_json(found) for found in kept.values()])
     missing = [row for row in dataset.rows if row.id not in done]
     # Texts of like length share a batch without padding. The longest come first: memory runs out early or never.
     missing.sort(key=lambda row: len(row.check.text), reverse=True)

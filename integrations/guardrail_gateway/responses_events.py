@@ -81,6 +81,8 @@ class EventReader:
 
     def _is_known(self, event: JsonObject) -> bool:
         """Return whether an event holds nothing but text that has been read as it grew."""
+        if "delta" in event:
+            return False  # a piece, which makes a word only with the next
         kind = as_object(event.get("item")).get("type", "")
         acts = not isinstance(kind, str) or kind.endswith("_call")
         if acts or event.get("type") in LAST or event.get("partial_image_b64") or shown_in_data(event):

@@ -32,6 +32,9 @@ _KEEP_ALIVE_S = 75
 
 _BACKLOG = 2048
 
+_MAX_OFFERS = 16
+"""Of another protocol, in one piece of data: each has it copied."""
+
 _OFFERS = frozenset({b"upgrade", b"http2-settings"})
 
 
@@ -102,18 +105,20 @@ class PatientProtocol(HttpToolsProtocol):
         The parser stops at such an offer and takes the body for the other protocol's; JDK clients make it (h2c).
         """
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            if self.parser.get_method() == b"CONNECT":
-                self._invalid()
+        for _ in range(_MAX_OFFERS):
+            try:
+                self.parser.feed_data(data)
                 return
-            head, rest = self._without_offer(), data[offer.args[0] :]
+            except httptools.HttpParserUpgrade as offer:
+                read = offer.args[0]
+            except httptools.HttpParserError:
+                break
+            if self.parser.get_method() == b"CONNECT":
+                break
+            data = self._without_offer() + data[read:]
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
-            self._feed(head + rest)
-        except httptools.HttpParserError:
-            self._invalid()
+        self._invalid()
 
     def _invalid(self) -> None:
         self.logger.warning("Invalid HTTP request received.")

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from langchain_core.runnables.config import ensure_config
 
-from guardrail_plugin import Check, Verdict
+from guardrail_plugin import Check, GuardrailError
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
 from guardrail_plugin.guardian.wrapped import WrappedGuardian
 
@@ -55,7 +55,10 @@ class Steady(WrappedGuardian):
         task = _task()
         known = self._known(task, checks)
         left = [check for i, check in enumerate(checks) if i not in known]
-        given = self._guardian.check_many(left, timeout_s=timeout_s) if left else []
+        try:
+            given = self._guardian.check_many(left, timeout_s=timeout_s) if left else []
+        except GuardrailError as error:
+            given = [error] * len(left)
         return self._merged(task, checks, known, given)
 
     async def acheck_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
@@ -63,7 +66,10 @@ class Steady(WrappedGuardian):
         task = _task()
         known = self._known(task, checks)
         left = [check for i, check in enumerate(checks) if i not in known]
-        given = await self._guardian.acheck_many(left, timeout_s=timeout_s) if left else []
+        try:
+            given = await self._guardian.acheck_many(left, timeout_s=timeout_s) if left else []
+        except GuardrailError as error:
+            given = [error] * len(left)
         return self._merged(task, checks, known, given)
 
     def _known(self, task: _Task | None, checks: Sequence[Check]) -> dict[int, CheckOutcome]:
@@ -102,7 +108,7 @@ def _task() -> _Task | None:
 
 def _bare(outcome: CheckOutcome) -> CheckOutcome:
     """Return an outcome without the frames in which an error was raised: they hold the text."""
-    if isinstance(outcome, Verdict):
+    if not isinstance(outcome, GuardrailError):  # a verdict, or something else of a guardian that is broken
         return outcome
     told = copy.copy(outcome)
     told.__cause__ = told.__context__ = told.__traceback__ = None

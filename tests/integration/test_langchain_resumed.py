@@ -152,8 +152,8 @@ def test_a_turn_that_could_not_be_judged_is_not_asked_about_in_place_of_the_one_
     assert texts.count("SECOND") == (decision == "allow")
 
 
-@pytest.mark.parametrize("before", [verdict(), GuardianError("down")], ids=["allowed", "let pass unjudged"])
-def test_what_a_person_tells_a_tool_is_no_decision_about_its_call(before: CheckOutcome) -> None:
+@pytest.mark.parametrize("before", ["allows", "fails", "raises"])
+def test_what_a_person_tells_a_tool_is_no_decision_about_its_call(before: str) -> None:
     @tool
     def confirm(what: str) -> str:
         """Ask the user."""
@@ -163,7 +163,10 @@ def test_what_a_person_tells_a_tool_is_no_decision_about_its_call(before: CheckO
 
     def judge(check: Check) -> CheckOutcome:
         if check.rail == "tool_call":
-            return verdict(risk=0.9, hazard="S7") if resumed else before
+            if before == "raises" and not resumed:
+                raise GuardianError("down")
+            said = GuardianError("down") if before == "fails" else verdict()
+            return verdict(risk=0.9, hazard="S7") if resumed else said
         return verdict()
 
     call = AIMessageChunk(
@@ -179,6 +182,18 @@ def test_what_a_person_tells_a_tool_is_no_decision_about_its_call(before: CheckO
     ended = agent.invoke(types.Command(resume="yes"), THREAD)
     assert "__interrupt__" not in ended
     assert [message.text for message in ended["messages"] if message.type == "tool"] == ["user said yes"]
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_a_guardian_that_answers_nonsense_fails_closed_on_a_thread_too(way: str) -> None:
+    closed = ASKING.model_copy(update={"on_failure": "block"})
+    rails = guardrail_langchain.GuardrailMiddleware(guardian=ScriptedGuardian(lambda check: None), policy=closed)  # type: ignore[arg-type, return-value]
+    model = ScriptedModel(HARMLESS_TURN)
+    agent = agents.create_agent(model, [], middleware=[rails], checkpointer=memory.InMemorySaver())
+    said = {"messages": [HumanMessage("hi")]}
+    ended = agent.invoke(said, THREAD) if way == "invoke" else await agent.ainvoke(said, THREAD)
+    assert model.calls == 0
+    assert ended["messages"][-1].type == "ai"
 
 
 def test_verdicts_on_streamed_answers_are_not_kept() -> None:

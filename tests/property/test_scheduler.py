@@ -53,7 +53,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             for model, kind, tokens, within in shapes
         ]
         before = (self.scheduler.queued, self.scheduler.queued_tokens)
-        if self.scheduler.admit(items, self.now):
+        if self.scheduler.admit(items, self.now) == "fits":
             self.submitted += items
             # Requeued work was admitted before and is not counted against the bounds a second time.
             if self.requeued == 0 and not (len(items) == 1 and before[0] == 0):
@@ -168,7 +168,7 @@ def test_an_odd_length_is_not_starved_by_a_crowd_of_others(
 
     def add(tokens: int) -> Item:
         item = Item(model="m", kind="score", tokens=tokens)
-        assert scheduler.admit([item], now)
+        assert scheduler.admit([item], now) == "fits"
         return item
 
     for tokens in ahead:
@@ -190,7 +190,7 @@ def test_an_item_expires_in_the_moment_of_its_deadline_and_is_never_offered_agai
     scheduler: Scheduler[Item] = Scheduler(Limits())
     late = Item(model="m", kind="score", tokens=1, deadline=5.0)
     other = Item(model="m", kind="score", tokens=1)
-    assert scheduler.admit([late, other], 0.0)
+    assert scheduler.admit([late, other], 0.0) == "fits"
     assert scheduler.oldest("score", 4.9) is late
     anchor = scheduler.oldest("score", 5.0)
     assert anchor is other

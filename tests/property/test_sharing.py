@@ -46,7 +46,7 @@ class SharingMachine(RuleBasedStateMachine):
         news = [item(tenant, tokens=n, key=key, priority=priority, deadline=deadline) for n, key in shapes]
         alone = self.scheduler.queued == 0 and len(news) == 1
         before = (self.scheduler.queued, self.scheduler.queued_tokens, self.scheduler.joined)
-        if self.scheduler.admit(news, self.now):
+        if self.scheduler.admit(news, self.now) == "fits":
             self.submitted += news
             assert self.scheduler.joined <= LIMITS.max_queued
             if not self.requeued and not alone:
@@ -151,9 +151,9 @@ def test_two_tenants_with_work_get_equal_tokens_however_much_one_has_sent(
 ) -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits(max_queued=1000))
     for tokens in heavy:  # it was there first, and claims to be urgent
-        assert scheduler.admit([item("heavy", tokens=tokens, priority=lead)], 0.0)
+        assert scheduler.admit([item("heavy", tokens=tokens, priority=lead)], 0.0) == "fits"
     for tokens in light:
-        assert scheduler.admit([item("light", tokens=tokens)], 1.0)
+        assert scheduler.admit([item("light", tokens=tokens)], 1.0) == "fits"
     served = {"heavy": 0, "light": 0}
     head_start = lead * PRIORITY_STEP_TOKENS
     while any(one.tenant == "light" for one in scheduler.items()) and any(
@@ -170,13 +170,13 @@ def test_two_tenants_with_work_get_equal_tokens_however_much_one_has_sent(
 
 def test_a_newcomer_is_next_however_long_the_other_has_waited() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits())
-    assert scheduler.admit([item("crowd") for _ in range(100)], 0.0)
+    assert scheduler.admit([item("crowd") for _ in range(100)], 0.0) == "fits"
     for _ in range(20):
         anchor = scheduler.oldest("score", 1.0)
         assert anchor is not None
         scheduler.take(anchor, Room(4, 100), now=0.0)
     new = item("new")
-    assert scheduler.admit([new], 2.0)
+    assert scheduler.admit([new], 2.0) == "fits"
     assert scheduler.oldest("score", 2.0) is new
 
 
@@ -199,30 +199,30 @@ def test_remembered_tenants_are_bounded() -> None:
 
 def test_who_floods_the_queue_is_turned_away_before_the_others_are() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits(max_queued=100))
-    assert scheduler.admit([item("small")], 0.0)
-    assert sum(scheduler.admit([item("flood")], 0.0) for _ in range(200)) == 74  # three quarters, with the other's one
+    assert scheduler.admit([item("small")], 0.0) == "fits"
+    assert sum((scheduler.admit([item("flood")], 0.0) == "fits") for _ in range(200)) == 74  # three quarters, with the other's one
     assert scheduler.fit([item("flood")], 0.0) == "over share"
-    assert sum(scheduler.admit([item("small")], 0.0) for _ in range(200)) == 25
+    assert sum((scheduler.admit([item("small")], 0.0) == "fits") for _ in range(200)) == 25
     assert scheduler.fit([item("flood")], 0.0) == "full"
     assert scheduler.tenants(2 * PRESENT_S) == 0
 
 
 def test_a_tenant_alone_may_fill_the_queue() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits(max_queued=100))
-    assert sum(scheduler.admit([item("only")], 0.0) for _ in range(200)) == 100
+    assert sum((scheduler.admit([item("only")], 0.0) == "fits") for _ in range(200)) == 100
 
 
 def test_who_joins_a_run_takes_no_room_but_is_bounded() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits(max_queued=10))
-    assert sum(scheduler.admit([item(key="same")], 0.0) for _ in range(50)) == 11
+    assert sum((scheduler.admit([item(key="same")], 0.0) == "fits") for _ in range(50)) == 11
     assert (scheduler.queued, scheduler.joined, scheduler.queued_tokens) == (1, 10, 1)
 
 
 def test_the_more_urgent_of_two_equals_takes_the_run_along() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits())
     calm, other, urgent = item(key="same"), item(key="other"), item(key="same", priority=5)
-    assert scheduler.admit([calm, other], 0.0)
-    assert scheduler.admit([urgent], 1.0)
+    assert scheduler.admit([calm, other], 0.0) == "fits"
+    assert scheduler.admit([urgent], 1.0) == "fits"
     assert scheduler.oldest("score", 1.0) is urgent
     assert scheduler.take(urgent, Room(1, 10), now=1.0) == [urgent]
     assert scheduler.settle(urgent) == [urgent, calm]
@@ -230,8 +230,8 @@ def test_the_more_urgent_of_two_equals_takes_the_run_along() -> None:
 
 def test_equal_requests_of_different_tenants_run_apart() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits())
-    assert scheduler.admit([item("a", key="same")], 0.0)
-    assert scheduler.admit([item("b", key="same")], 0.0)
+    assert scheduler.admit([item("a", key="same")], 0.0) == "fits"
+    assert scheduler.admit([item("b", key="same")], 0.0) == "fits"
     assert (scheduler.queued, scheduler.joined) == (2, 0)
 
 
@@ -242,8 +242,8 @@ def test_the_tokens_ahead_of_a_newcomer_are_its_fair_share_of_the_others() -> No
         return scheduler.work_ahead([newcomer], 0.0, token_s=lambda _: 1.0, slots=10**9)
 
     assert ahead(item("new", tokens=10)) == 0, "nothing waits"
-    assert scheduler.admit([item("crowd", tokens=100) for _ in range(20)], 0.0)
+    assert scheduler.admit([item("crowd", tokens=100) for _ in range(20)], 0.0) == "fits"
     assert ahead(item("new", tokens=10)) == 20
     assert ahead(item("crowd", tokens=10)) == 2010
-    assert scheduler.admit([item("crowd", tokens=7, key="same")], 0.0)
+    assert scheduler.admit([item("crowd", tokens=7, key="same")], 0.0) == "fits"
     assert ahead(item("crowd", tokens=7, key="same")) == 0, "it joins a run"

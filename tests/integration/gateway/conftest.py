@@ -51,6 +51,13 @@ SCRIPTS: dict[str, Script] = {
     "evil pieces": Script(
         events=tuple({"type": "response.code.delta", "item_id": "i", "delta": piece} for piece in ("bo", "mb"))
     ),
+    "evil words": Script(
+        deltas=(SENTENCES[0], "Both of them, and the number of it. "),
+        events=(
+            *({"type": "response.code.delta", "item_id": "i", "delta": piece} for piece in ("bo", "mb")),
+            {"type": "response.output_text.delta", "item_id": "m", "delta": "Here is one more sentence. "},
+        ),
+    ),
     "evil item": Script(
         events=({"type": "response.output_item.done", "output_index": 1, "item": {"type": "note", "text": "a bomb"}},)
     ),

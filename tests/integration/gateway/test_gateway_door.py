@@ -291,6 +291,11 @@ def test_an_offer_of_another_protocol_is_ignored(door: str, pieces: int) -> None
         assert connection.recv(1) == b"", "closed, as asked"
 
 
+def test_offers_without_end_are_refused(door: str) -> None:
+    offer = b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + OFFER + b"\r\n"
+    assert b"HTTP/1.1 400" in raw(door, offer * 1000)
+
+
 def test_nobody_tunnels_through(door: str) -> None:
     assert raw(door, b"CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n").startswith(b"HTTP/1.1 400")
 

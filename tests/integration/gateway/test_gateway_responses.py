@@ -53,7 +53,7 @@ def test_no_blocked_text_is_on_the_wire(http: httpx2.Client, question: str, stre
     assert "function_call" not in raw
 
 
-@pytest.mark.parametrize("question", ["evil event", "evil pieces", "evil item"])
+@pytest.mark.parametrize("question", ["evil event", "evil pieces", "evil words", "evil item"])
 def test_events_of_other_kinds_wait_for_their_verdict(http: httpx2.Client, question: str) -> None:
     raw = http.post("/v1/responses", json={"model": "m", "input": question, "stream": True}).text
     assert "bomb" not in raw

@@ -212,6 +212,24 @@ def test_rows_that_never_get_a_verdict_do_not_end_a_second_run(data, tmp_path, f
     assert len(guardian.checks) == 4 * failing + failing
 
 
+def test_a_second_run_that_is_cut_short_forgets_no_failed_row(data, tmp_path):
+    cut = False
+
+    def judge(check):
+        if cut:
+            raise KeyboardInterrupt
+        return InferenceError("refused by the server") if int(check.text.split()[1]) % 2 else verdict(risk=0.1)
+
+    guardian = ScriptedGuardian(judge, guardian_id="choosy")
+    first = score(data(40), guardian, folder=tmp_path / "scores", quiet=True)
+    cut = True
+    with pytest.raises(KeyboardInterrupt):
+        score(data(40), guardian, folder=tmp_path / "scores", quiet=True)
+    cut = False
+    again = score(data(40), guardian, folder=tmp_path / "scores", quiet=True)
+    assert [one.error for one in again] == [one.error for one in first]
+
+
 def test_scores_keep_what_a_policy_acts_on(data, tmp_path):
     part = verdict(risk=0.9, hazard="S1")
     whole = replace(verdict(risk=0.95, hazard="S12"), members=(part,))

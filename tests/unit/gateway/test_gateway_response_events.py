@@ -140,6 +140,8 @@ REASONING = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_conten
         ({"type": "response.output_text.done", "item_id": "m", "text": "An answer."}, False),
         ({"type": "response.output_text.done", "item_id": "m", "text": "An answer. And more"}, True),
         ({"type": "response.new_kind", "notes": ["An", "other"]}, True),
+        ({"type": "response.code.delta", "item_id": "i", "delta": "An"}, True),
+        ({"type": "response.shell_call_output_content.delta", "item_id": "i", "delta": {"stdout": "An"}}, True),
         ({"type": "response.output_item.done", "item": {"type": "function_call", "name": "", "arguments": ""}}, True),
         ({"type": "response.image_generation_call.partial_image", "partial_image_b64": "AAAA"}, True),
         ({"type": "response.completed", "response": {"output": []}}, True),
