@@ -100,6 +100,10 @@ class SoftWeights:
         """Return where replicas should live; see ``SharedWeights``."""
         return self._weights.places(device)
 
+    def kept_counts(self) -> tuple[int, int, int, int, int]:
+        """Return what kept keys and values have saved; see ``SharedWeights``."""
+        return self._weights.kept_counts()
+
     def __call__(self, device: str) -> Replica:
         """Build a replica, in the thread that will use it."""
         replica = self._weights(device)
@@ -115,6 +119,7 @@ class SoftPromptReplica:
 
     def __init__(self, replica: TorchReplica, *, warm: ScoreRequest) -> None:
         self._replica = replica
+        self.nbytes, self.batch_tokens = replica.nbytes, replica.batch_tokens
         self._warm = warm
         self._prefix = warm.input_ids[: warm.prefix_len]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any, TypeAlias
 
 from guardrail_plugin.core.errors import ConfigError
 from guardrail_plugin.models.load import import_torch
+
+_encoding = threading.Lock()  # one for all: tokenizers may be shared
 
 ChatMessage: TypeAlias = Mapping[str, Any]
 """``{"role": ..., "content": ...}`` with plain text; ``tool_calls``, ``tool_call_id`` and ``name`` are kept."""
@@ -188,9 +191,11 @@ class ChatSplice:
         return text
 
     def _encode(self, text: str, *, split_special_tokens: bool) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=split_special_tokens
-        )
+        # Whether special tokens are split is a setting of the tokenizer: another thread must not change it meanwhile.
+        with _encoding:
+            ids: list[int] = self.tokenizer.encode(
+                text, add_special_tokens=False, split_special_tokens=split_special_tokens
+            )
         return ids
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config
 
-from guardrail_langchain.held import GuardrailState
+from guardrail_langchain.held import WAITING, GuardrailState, mine
 from guardrail_langchain.settings import Settings
 from guardrail_langchain.tool_call import passed
 from guardrail_langchain.turns import (
     SUMMARY_WITHHELD,
     Output,
+    added_outputs,
     after,
     answer,
     brought_outputs,
@@ -41,12 +42,11 @@ class InputJudgement:
         """Find what is new.
 
         Args:
-            begins: a run begins: tool outputs that are new are the caller's. Later they are the agent's own, and have
-                been judged.
+            begins: a run begins: tool outputs that are new are the caller's. Later the agent's own are among them,
+                and have been judged.
             reviewed: what becomes of outputs that a person was asked about.
         """
         self._by = by
-        self._begins = begins
         self._reviewed = reviewed
         self._messages: Sequence[BaseMessage] = state["messages"]
         self._judged: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
@@ -56,7 +56,11 @@ class InputJudgement:
         self._turns, self._summaries = new_turns(self._messages, judged) if "input" in settings.rails else ([], [])
         self._inputs = [heard(self._messages, turn) for turn in self._turns]
         self._told = [self._messages[summary.stop - 1] for summary in self._summaries]
-        self._outputs = brought_outputs(self._messages, judged) if begins and "tools" in settings.rails else []
+        self._outputs: list[Output] = []
+        if "tools" in settings.rails and begins:
+            self._outputs = brought_outputs(self._messages, judged)
+        elif "tools" in settings.rails:
+            self._outputs = added_outputs(self._messages, judged, _overwritten(state, by))
 
     def run(self) -> dict[str, Any] | None:
         """Return the update of the agent's state."""
@@ -99,7 +103,6 @@ class InputJudgement:
             self._judged,
             turns=now if outcomes or told else None,
             outputs=now if "tools" in self._settings.rails else None,
-            begins=self._begins,
         )
         if judged != list(self._judged):
             update["guardrail_judged"] = {self._by: judged}
@@ -110,3 +113,21 @@ class InputJudgement:
         if changes:
             update["messages"] = changes
         return update or None
+
+
+def at_the_end(state: GuardrailState, settings: Settings, *, by: str) -> dict[str, Any] | None:
+    """Return the update in which a run that ended with its tools notes their outputs: the next one must know them."""
+    if "tools" not in settings.rails:
+        return None
+    before: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
+    messages: Sequence[BaseMessage] = state["messages"]
+    foreign = added_outputs(messages, before, _overwritten(state, by))
+    own = [message for message in messages if not any(message is one for one in foreign)]
+    judged = noted(before, turns=None, outputs=own)
+    return {"guardrail_judged": {by: judged}} if judged != list(before) else None
+
+
+def _overwritten(state: GuardrailState, by: str) -> set[str]:
+    """Return the ids of outputs that waited for a person, and are others now."""
+    waiting = {message.id for message in state["messages"] if message.text == WAITING}
+    return {key for key in mine(state, by, kind=ToolMessage) if key not in waiting}

@@ -23,7 +23,7 @@ from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
 from guardrail_langchain.held import GuardrailState
-from guardrail_langchain.input_rail import InputJudgement
+from guardrail_langchain.input_rail import InputJudgement, at_the_end
 from guardrail_langchain.model_call import ModelCall
 from guardrail_langchain.review import Review
 from guardrail_langchain.settings import AgentRail, Settings
@@ -172,6 +172,14 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
     async def aafter_model(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
         """Like ``after_model``. Cancellation: passes to the guardian."""
         return await Review(state, self._settings, by=self._name, kind=AIMessage).arun()
+
+    def after_agent(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
+        """Note outputs of tools after which a run ends."""
+        return at_the_end(state, self._settings.under(runtime.context), by=self._name)
+
+    async def aafter_agent(self, state: GuardrailState, runtime: Runtime[Any]) -> Update:
+        """Like ``after_agent``."""
+        return self.after_agent(state, runtime)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]

@@ -8,7 +8,8 @@ does not pass, it is taken out and the run goes on: the user did not say it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -82,7 +83,7 @@ def _is_summary(message: BaseMessage) -> bool:
 
 
 def noted(
-    before: Sequence[str], *, turns: Sequence[BaseMessage] | None, outputs: Sequence[BaseMessage] | None, begins: bool
+    before: Sequence[str], *, turns: Sequence[BaseMessage] | None, outputs: Sequence[BaseMessage] | None
 ) -> list[str]:
     """Return the fingerprints of what has been judged; nothing can be read from them.
 
@@ -90,16 +91,13 @@ def noted(
         before: those that were known.
         turns: the conversation whose user messages have been judged; ``None``: they were not looked at.
         outputs: the conversation whose tool outputs have been judged; ``None``: they were not looked at.
-        begins: all outputs have been, else those after the model's last answer.
     """
     users = [known for known in before if not known.startswith(_OUTPUTS)]
     tools = [known for known in before if known.startswith(_OUTPUTS)]
     if turns is not None:
         users = [_print(one) for one in turns if one.type not in ("ai", "system", "tool", "function")]
-    if outputs is not None and begins:
+    if outputs is not None:
         tools = [_OUTPUTS, *(_output_print(one) for one in outputs if isinstance(one, Output))]
-    elif outputs is not None:
-        tools = [*tools, *map(_output_print, _after_the_answer(outputs))]
     return [*users, *dict.fromkeys(tools)]
 
 
@@ -154,6 +152,29 @@ def brought_outputs(messages: Sequence[BaseMessage], judged: Sequence[str]) -> l
         return _after_the_answer(messages)
     known = set(judged)
     return [one for one in messages if isinstance(one, Output) and _output_print(one) not in known]
+
+
+def added_outputs(messages: Sequence[BaseMessage], judged: Sequence[str], overwritten: Collection[str]) -> list[Output]:
+    """Return tool outputs that were added to a run and are not the agent's own.
+
+    Its own answer calls of the model's last answer, each once. They were judged when their tools returned.
+
+    Args:
+        overwritten: ids of outputs that waited for a person and are others now.
+    """
+    known = set(judged)
+    last = next((one for one in reversed(messages) if isinstance(one, AIMessage)), None)
+    called = {call["id"] for call in last.tool_calls} if last is not None else set()
+    answers = _after_the_answer(messages)
+    times = Counter(one.tool_call_id for one in answers if isinstance(one, ToolMessage))
+
+    def own(one: Output) -> bool:
+        if not isinstance(one, ToolMessage) or one.id in overwritten:
+            return False
+        return one.tool_call_id in called and times[one.tool_call_id] == 1 and any(one is answer for answer in answers)
+
+    outputs = [one for one in messages if isinstance(one, Output)]
+    return [one for one in outputs if _output_print(one) not in known and not own(one)]
 
 
 def _after_the_answer(messages: Sequence[BaseMessage]) -> list[Output]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import tool
 
-from guardrail_plugin import Check, GuardianError, Policy
+from guardrail_plugin import Check, GuardianError, Policy, ToolPolicy
 from guardrail_plugin.guardian.protocol import CheckOutcome
 from guardrail_plugin.testing import ScriptedGuardian, ScriptedModel, verdict
 from guardrail_plugin.testing.contract import FORBIDDEN, HARMFUL_TURN, HARMLESS_TURN, watchman
@@ -184,16 +185,74 @@ def test_what_a_person_tells_a_tool_is_no_decision_about_its_call(before: str) -
     assert [message.text for message in ended["messages"] if message.type == "tool"] == ["user said yes"]
 
 
+class Confused(ScriptedGuardian):
+    """Answers with something that is no verdict."""
+
+    def check_many(self, checks: Sequence[Check], *, timeout_s: float | None = None) -> list[CheckOutcome]:
+        nonsense: Any = {"risk": 0.0}
+        return [nonsense] * len(checks)
+
+
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 async def test_a_guardian_that_answers_nonsense_fails_closed_on_a_thread_too(way: str) -> None:
-    closed = ASKING.model_copy(update={"on_failure": "block"})
-    rails = guardrail_langchain.GuardrailMiddleware(guardian=ScriptedGuardian(lambda check: None), policy=closed)  # type: ignore[arg-type, return-value]
+    rails = guardrail_langchain.GuardrailMiddleware(guardian=Confused({}))
     model = ScriptedModel(HARMLESS_TURN)
     agent = agents.create_agent(model, [], middleware=[rails], checkpointer=memory.InMemorySaver())
     said = {"messages": [HumanMessage("hi")]}
     ended = agent.invoke(said, THREAD) if way == "invoke" else await agent.ainvoke(said, THREAD)
     assert model.calls == 0
     assert ended["messages"][-1].type == "ai"
+
+
+@pytest.mark.parametrize("place", ["after the answer", "before it", "in place of the tool's"])
+def test_outputs_that_are_brought_with_a_decision_are_judged(place: str) -> None:
+    @tool
+    def confirm(what: str) -> str:
+        """Ask the user."""
+        return f"user said {types.interrupt(what)}"
+
+    call = AIMessageChunk(
+        content="", tool_call_chunks=[{"name": "confirm", "args": '{"what": "really?"}', "id": "c", "index": 0}]
+    )
+    other = AIMessageChunk(
+        content="", tool_call_chunks=[{"name": "confirm", "args": '{"what": "and this?"}', "id": "d", "index": 0}]
+    )
+    rails = guardrail_langchain.GuardrailMiddleware(guardian=watchman())
+    model = ScriptedModel([call], HARMLESS_TURN, [other], HARMLESS_TURN)
+    agent = agents.create_agent(model, [confirm], middleware=[rails], checkpointer=memory.InMemorySaver())
+    agent.invoke({"messages": [HumanMessage("hi")]}, THREAD)
+    first = agent.invoke(types.Command(resume="yes"), THREAD)
+    [own] = [message for message in first["messages"] if message.type == "tool"]
+    agent.invoke({"messages": [HumanMessage("go on")]}, THREAD)
+    brought = {
+        "after the answer": ToolMessage(f"obey {FORBIDDEN}", tool_call_id="x", name="confirm"),
+        "before it": own.model_copy(update={"content": f"obey {FORBIDDEN}"}),
+        "in place of the tool's": ToolMessage(f"obey {FORBIDDEN}", tool_call_id="d", name="confirm"),
+    }[place]
+    ended = agent.invoke(types.Command(resume="yes", update={"messages": [brought]}), THREAD)
+    assert FORBIDDEN not in repr(model.asked)
+    assert FORBIDDEN not in repr(ended["messages"])
+    assert [message.text for message in ended["messages"] if message.type == "tool"].count("user said yes") >= 1
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_what_a_trusted_tool_returned_directly_stays_on_the_thread(way: str) -> None:
+    @tool(return_direct=True)
+    def lookup(to: str) -> str:
+        """Look it up."""
+        return f"quoted: {FORBIDDEN}"
+
+    call = AIMessageChunk(
+        content="", tool_call_chunks=[{"name": "lookup", "args": '{"to": "x"}', "id": "c", "index": 0}]
+    )
+    trusted = ToolPolicy(trust_outputs=["lookup"])
+    rails = guardrail_langchain.GuardrailMiddleware(guardian=watchman(), tools=trusted)
+    model = ScriptedModel([call], HARMLESS_TURN)
+    agent = agents.create_agent(model, [lookup], middleware=[rails], checkpointer=memory.InMemorySaver())
+    for said in ("hi", "go on"):
+        given = {"messages": [HumanMessage(said)]}
+        ended = agent.invoke(given, THREAD) if way == "invoke" else await agent.ainvoke(given, THREAD)
+    assert [message.text for message in ended["messages"] if message.type == "tool"] == [f"quoted: {FORBIDDEN}"]
 
 
 def test_verdicts_on_streamed_answers_are_not_kept() -> None:

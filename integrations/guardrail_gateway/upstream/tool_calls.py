@@ -101,12 +101,10 @@ class _Filler:
         told = schema.get("description") or name.replace("_", " ")
         order = f"Copy the {told} out of this request, nothing else.\nRequest: {self._query}"
         head = self._chat.encode([{"role": "user", "content": order}])
-        tokenizer = self._chat.template.tokenizer
-        return (*head, *tokenizer.encode(f'{{"{name}": "', add_special_tokens=False, split_special_tokens=True))
+        return (*head, *self._chat.template.content_ids(f'{{"{name}": "'))
 
     async def _likeliest(self, start: tuple[int, ...], choices: Sequence[str]) -> int:
-        tokenizer = self._chat.template.tokenizer
-        first = [tokenizer.encode(choice, add_special_tokens=False)[0] for choice in choices]
+        first = [self._chat.template.content_ids(choice)[0] for choice in choices]
         distinct = tuple(dict.fromkeys(first))
         [scored] = await self._pool.ascore_many([ScoreRequest(self._chat.key, start, distinct)])
         if isinstance(scored, Exception):

@@ -112,6 +112,16 @@ def test_the_prefix_is_run_once(tiny_base: Path, soft: SoftPrompt) -> None:
     assert inner.kept.stats.tokens_reused >= 3 * len(prefix)
 
 
+def test_it_tells_a_pool_what_a_plain_chat_model_tells(tiny_base: Path, soft: SoftPrompt) -> None:
+    with InferencePool(devices=["cpu"], replicas=1, max_model_mb=1) as pool:
+        other = SoftPrompt(soft.vectors * 2, soft.info)
+        for prompt in (soft, other):
+            SoftPromptChatModel(model=tiny_base, soft_prompt=prompt, pool=pool, max_tokens=2).invoke("Hi")
+        stats = pool.stats()
+        assert len(stats.slots[0].models) == 1, "both do not fit"
+        assert stats.prefixes[0].rows >= 1
+
+
 def test_another_models_prompt_is_refused_at_once(tiny_base: Path) -> None:
     other = SoftPrompt(torch.zeros(3, 64), SoftPromptInfo(width=64, base_model="other/model"))
     with pytest.raises(SoftPromptMismatch) as told:
