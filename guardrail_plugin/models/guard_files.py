@@ -51,12 +51,16 @@ class GuardFiles:
 
     @property
     def max_positions(self) -> int | None:
-        """The longest input in tokens, by the model and by its tokenizer; ``None`` where neither says."""
+        """The longest input in tokens, by the model and by its tokenizer; ``None`` where neither says.
+
+        Of a model with other rotary frequencies for long rows: the longest short one, as engines keep to those.
+        """
         text = {**self.config, **(self.config.get("text_config") or {})}
         model = text.get("max_position_embeddings")
         if model is not None and text.get("model_type") in _OFFSET_POSITIONS:
             model -= int(text.get("pad_token_id") or 0) + 1
-        limits = [n for n in (model, self.tokenizer_config.get("model_max_length")) if n is not None and n < _NO_LIMIT]
+        told = (model, self.tokenizer_config.get("model_max_length"), _longest_short_row(text))
+        limits = [n for n in told if n is not None and n < _NO_LIMIT]
         return int(min(limits)) if limits else None
 
     @property
@@ -90,6 +94,16 @@ class GuardFiles:
         )
         text: str = rendered[0]
         return text
+
+
+def _longest_short_row(text: Mapping[str, Any]) -> int | None:
+    """Return up to which length a "longrope" model uses its short factors; ``None``: it has none, or does not say."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if "short_factor" not in rope:
+        return None
+    # Phi-3 writes it beside the factors' dictionary; what stands there counts more for transformers, too.
+    length: int | None = text.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    return length
 
 
 def _sampled(size: int) -> list[int]:

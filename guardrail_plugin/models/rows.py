@@ -39,10 +39,12 @@ class Engine(Protocol):
     Attributes:
         name: what logs and benchmarks call it.
         reuses: whether it can start from kept prefixes.
+        row_tokens: the longest row that it computes as the model does; ``None``: any.
     """
 
     name: str
     reuses: bool
+    row_tokens: int | None
 
     def open(self, prompts: Sequence[Ids], prefixes: Sequence[Prefix], *, room: int = 0) -> Rows:
         """Open a batch. ``prefixes`` are shorter than their prompts; ``room``: tokens that rows may grow by."""

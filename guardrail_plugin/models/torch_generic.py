@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from guardrail_plugin.models.kept import Ids, Prefix
+from guardrail_plugin.models.torch_rotary import pin_frequencies
 
 # Architectures whose logits are exactly hidden @ output_embedding.T: for them only the columns read are computed.
 # Others scale or cap their logits (Gemma 2, Granite, Cohere), so their own head is asked.
@@ -24,6 +25,7 @@ class GenericEngine:
 
     Attributes:
         reuses: whether rows start from kept prefixes; a model with recurrent state cannot.
+        row_tokens: the longest row that the model's frequencies, which are pinned here, are right for.
     """
 
     name = "generic"
@@ -32,6 +34,7 @@ class GenericEngine:
         kinds = set(getattr(model.config, "layer_types", None) or ())
         self.reuses = reuses and kinds <= _REUSABLE
         self.model = model
+        self.row_tokens = pin_frequencies(model)
         self.pad_id = pad_id
         self.plain_head = model.config.model_type in _PLAIN_HEADS and model.get_output_embeddings().bias is None
 

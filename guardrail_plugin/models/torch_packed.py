@@ -13,6 +13,7 @@ from torch import Tensor
 from guardrail_plugin.models.kept import Ids, Prefix
 from guardrail_plugin.models.torch_attention import Attention, Span
 from guardrail_plugin.models.torch_packed_rows import Packed, PackedRows
+from guardrail_plugin.models.torch_rotary import pin_frequencies
 
 # One block shape: RMSNorm, rotary GQA attention (with or without biases and q/k norms), gated MLP, plain head.
 _FAMILIES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -36,6 +37,7 @@ class PackedEngine:
 
     Attributes:
         heads, kv_heads, head_width: of the attention.
+        row_tokens: the longest row that the model's frequencies, which are pinned here, are right for.
     """
 
     name = "packed"
@@ -50,6 +52,7 @@ class PackedEngine:
         self._embed = model.get_input_embeddings().weight
         self._head = model.get_output_embeddings().weight  # (V, d)
         self._rotary = model.model.rotary_emb
+        self.row_tokens = pin_frequencies(model)
         self._activation = model.model.layers[0].mlp.act_fn
         self._norm = _norm(model.model.norm)
         self._layers = [_layer(block) for block in model.model.layers]

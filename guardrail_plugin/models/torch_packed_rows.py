@@ -1,4 +1,4 @@
-"""A batch of rows of the packed engine: one preallocated key/value store, filled in place."""
+"""A batch of rows of the packed engine: one key/value store, filled in place and made anew where rows outgrow it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from guardrail_plugin.models.torch_attention import Span
 
 if TYPE_CHECKING:
     from guardrail_plugin.models.torch_packed import PackedEngine
+
+_FIRST_ROOM = 128
+"""Tokens that rows can grow by before they need a longer store: answers are far shorter than they may be, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,19 @@ class Packed:
 
 
 class PackedRows:
-    """See ``Rows``. Row i's position p lives at ``kv[:, :, i, p]``: (layers, 2, rows, length, kv heads, head width)."""
+    """See ``Rows``. Row i's position p lives at ``kv[:, :, i, p]``: (layers, 2, rows, length, kv heads, head width).
+
+    The store is as long as the longest prompt and a little more; rows that reach its end go over to one of twice the
+    length. So memory follows what was generated, not what may be.
+    """
 
     def __init__(self, engine: PackedEngine, prompts: Sequence[Ids], prefixes: Sequence[Prefix], *, room: int) -> None:
         self._engine = engine
         self._prompts = list(prompts)
         self._ends = [prefix.length for prefix in prefixes]  # positions computed so far
-        self._length = max(map(len, prompts)) + room
+        longest = max(map(len, prompts))
+        self._most = longest + room
+        self._length = longest + min(room, _FIRST_ROOM)
         self._kv = engine.new_kv(len(prompts), self._length)
         self._final: list[Tensor | None] = [None] * len(prompts)  # (d,) once a row's last token was run
         self._states: Tensor | None = None  # (B, d) of all rows after a step
@@ -69,6 +78,8 @@ class PackedRows:
 
     def advance(self, next_ids: Sequence[int]) -> None:
         """Append one token to every row and run it."""
+        if max(self._ends) == self._length < self._most:
+            self._lengthen()
         self._run([(row, (token,)) for row, token in enumerate(next_ids)])
 
     def logits(self, columns: Tensor | slice) -> Tensor:
@@ -96,6 +107,14 @@ class PackedRows:
     def segment(self, row: int, start: int) -> Tensor:
         """Return a copy of a row's keys and values from ``start``."""
         return self._kv[:, :, row, start : self._ends[row]].clone()
+
+    def _lengthen(self) -> None:
+        """Go over to a store of twice the length. Rows that have left are not taken along."""
+        filled = self._length
+        self._length = min(2 * filled, self._most)
+        kv = self._engine.new_kv(len(self._ends), self._length)
+        kv[:, :, :, :filled] = self._kv[:, :, : len(self._ends)]
+        self._kv = kv
 
     def _run(self, parts: Sequence[tuple[int, Ids]]) -> None:
         device = self._engine.device

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from guardrail_plugin.core.errors import InferenceError
 from guardrail_plugin.models.kept import MIN_REUSE, Ids, KeptRows, Prefix
 from guardrail_plugin.models.rows import Engine, Rows
 from guardrail_plugin.models.torch_decode import TorchDecode
-from guardrail_plugin.pool.protocol import Decode, GenerateRequest, ScoreRequest, ScoreResult
+from guardrail_plugin.pool.protocol import Decode, GenerateRequest, Request, ScoreRequest, ScoreResult
 
 
 class TorchReplica:
@@ -50,7 +52,12 @@ class TorchReplica:
 
     @torch.inference_mode()
     def score(self, batch: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        """Answer every request with log-probabilities over its label tokens."""
+        """Answer every request with log-probabilities over its label tokens.
+
+        Raises:
+            InferenceError: a row is longer than the engine computes as the model does.
+        """
+        self._refuse_longer(batch)
         prompts = [request.input_ids for request in batch]
         self._share_prefixes(batch)
         prefixes = self._prefixes(prompts)
@@ -66,7 +73,15 @@ class TorchReplica:
 
     @torch.inference_mode()
     def start(self, batch: Sequence[GenerateRequest]) -> Decode:
-        """Open the batch and return its step-wise decode; its first steps run the prompts."""
+        """Open the batch and return its step-wise decode; its first steps run the prompts.
+
+        A row ends for its length at the latest where the engine's reach ends.
+
+        Raises:
+            InferenceError: a prompt is longer than the engine computes as the model does.
+        """
+        self._refuse_longer(batch)
+        batch = [self._within_reach(request) for request in batch]
         prompts = [request.input_ids for request in batch]
         room = max(request.max_new_tokens for request in batch)
         rows = self.engine.open(prompts, self._prefixes(prompts), room=room)
@@ -78,6 +93,18 @@ class TorchReplica:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
+
+    def _refuse_longer(self, batch: Sequence[Request]) -> None:
+        most = self.engine.row_tokens
+        longest = max((request.tokens for request in batch), default=0)
+        if most is not None and longest > most:
+            raise InferenceError(f"a row of {longest} tokens is longer than the {most} that the model reads")
+
+    def _within_reach(self, request: GenerateRequest) -> GenerateRequest:
+        if self.engine.row_tokens is None:
+            return request
+        most = self.engine.row_tokens - request.tokens + 1  # the last token is chosen and not run
+        return replace(request, max_new_tokens=min(request.max_new_tokens, most))
 
     def _share_prefixes(self, batch: Sequence[ScoreRequest]) -> None:
         """Run declared prefixes that nobody has run yet, once each."""

@@ -14,6 +14,11 @@ from guardrail_plugin.guardian.tokenizer import ContentTokenizer
 from guardrail_plugin.training.config import TrainConfig
 from guardrail_plugin.training.encode import Encoded
 
+# What heads do to the products of states and output rows: they scale them, then cap them. Source: ``forward`` of the
+# models in transformers 5. Cohere, Falcon-H1 and Muse multiply; Gemma 2 and what came of it, and RecurrentGemma, cap.
+_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+
 _DESCRIPTIONS = {
     "input": "user request",
     "output": "assistant answer",
@@ -55,12 +60,14 @@ class GuardianNetwork(nn.Module):
         self.peft = get_peft_model(base, lora)
         self.body: Any = self.peft.get_base_model().model
         self.head: Any = self.peft.get_base_model().lm_head
+        self.text_config: Any = base.config.get_text_config()
         self.label_ids: Tensor
         self.register_buffer("label_ids", torch.tensor(layout.label_ids), persistent=False)
 
     def forward(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return label logits (B, K), labels (B,), response logits (R, V) and response targets (R,).
 
+        The logits are the model's own, scaled and capped as its head does it: verdicts are read from those.
         Right padding under a causal mask: no real position can see a padded one, so no attention mask is needed.
         """
         device = self.label_ids.device
@@ -73,12 +80,12 @@ class GuardianNetwork(nn.Module):
         at = torch.tensor([row.verdict_at for row in batch], device=device)
         verdict = hidden[torch.arange(len(batch), device=device), at]  # (B, d)
         weight = self._output_rows()  # (V, d)
-        label_logits = verdict @ weight[self.label_ids].T  # (B, K)
+        label_logits = _as_returned(verdict @ weight[self.label_ids].T, self.text_config)  # (B, K)
         labels = torch.tensor([row.label for row in batch], device=device)
         where = [(i, t) for i, row in enumerate(batch) for t in range(row.response_from, len(row.ids) - 1)]
         rows = torch.tensor([i for i, _ in where], dtype=torch.long, device=device)
         cols = torch.tensor([t for _, t in where], dtype=torch.long, device=device)
-        response_logits = hidden[rows, cols] @ weight.T  # (R, V)
+        response_logits = _as_returned(hidden[rows, cols] @ weight.T, self.text_config)  # (R, V)
         return label_logits, labels, response_logits, ids[rows, cols + 1]
 
     def _output_rows(self) -> Tensor:
@@ -98,6 +105,22 @@ class GuardianNetwork(nn.Module):
             {"params": adapters, "lr": config.learning_rate, "weight_decay": config.weight_decay},
             {"params": rows, "lr": config.token_learning_rate, "weight_decay": 0.0},
         ]
+
+
+def _as_returned(products: Tensor, text_config: Any) -> Tensor:
+    """Return the logits that a model makes of products of states and output rows (N, K)."""
+    for name in _FACTORS:
+        factor = getattr(text_config, name, None)
+        if factor is not None:
+            products = products * factor
+    scaling = getattr(text_config, "logits_scaling", None)
+    if scaling is not None:  # HyperCLOVA X multiplies by what Granite and MiniCPM3 divide by
+        products = products * scaling if text_config.model_type == "hyperclovax" else products / scaling
+    for name in _CAPS:
+        cap = getattr(text_config, name, None)
+        if cap is not None:
+            products = torch.tanh(products / cap) * cap
+    return products
 
 
 def _tables(base: Any) -> dict[str, Any]:

@@ -11,13 +11,16 @@ torch = pytest.importorskip("torch")
 
 import transformers  # noqa: E402
 
-from guardrail_plugin.core.errors import ConfigError  # noqa: E402
+from guardrail_plugin.core.errors import ConfigError, InferenceError  # noqa: E402
 from guardrail_plugin.models.kept import Prefix  # noqa: E402
 from guardrail_plugin.models.rows import Engine  # noqa: E402
 from guardrail_plugin.models.torch_attention import Attention, Span  # noqa: E402
 from guardrail_plugin.models.torch_engine import choose_engine  # noqa: E402
 from guardrail_plugin.models.torch_generic import GenericEngine  # noqa: E402
 from guardrail_plugin.models.torch_packed import PackedEngine  # noqa: E402
+from guardrail_plugin.models.torch_replica import TorchReplica  # noqa: E402
+from guardrail_plugin.models.torch_rotary import pin_frequencies  # noqa: E402
+from guardrail_plugin.pool.protocol import GenerateRequest, ScoreRequest, Token  # noqa: E402
 
 SMALL = {
     "vocab_size": 300,
@@ -39,9 +42,27 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 32,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
 SHARED = tuple(range(100, 112))
 PROMPTS = [(*SHARED, *range(5, 5 + n)) for n in (1, 9, 20)] + [(7,), tuple(range(200, 230))]
 
+# Up to 32 tokens these have one set of rotary frequencies, beyond that another.
+BY_LENGTH: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "Phi3",
+        {"max_position_embeddings": 128, "original_max_position_embeddings": 32, "rope_parameters": LONGROPE},
+        "generic",
+    ),
+    ("Llama", {"max_position_embeddings": 32, "rope_parameters": DYNAMIC}, "packed"),
+]
 FAMILIES: list[tuple[str, dict[str, Any], str]] = [
     ("Llama", {"tie_word_embeddings": True}, "packed"),
     ("Llama", {"attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3_ROPE}, "packed"),
@@ -54,6 +75,7 @@ FAMILIES: list[tuple[str, dict[str, Any], str]] = [
     ("Phi", {}, "generic"),
     ("Phi3", {}, "generic"),
     ("Granite", {"logits_scaling": 4.0}, "generic"),
+    *BY_LENGTH,
 ]
 
 
@@ -108,6 +130,83 @@ def check_all_layouts(model: Any, engine: Engine) -> None:
     same(rows, torch.stack([plain(model, (*PROMPTS[i], nexts[i])) for i in order]))
     rows.advance([3] * 3)
     same(rows, torch.stack([plain(model, (*PROMPTS[i], nexts[i], 3)) for i in order]))
+
+
+@pytest.mark.parametrize(("family", "settings", "expected"), BY_LENGTH)
+def test_short_rows_are_the_models_own_beside_a_long_one(family: str, settings: dict[str, Any], expected: str) -> None:
+    model = tiny(family, settings)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)  # attention that is sharp enough to mind positions
+    short, long = tuple(range(5, 25)), tuple(range(5, 45))
+    with torch.inference_mode():
+        alone = plain(model, short)
+        within = model(torch.tensor([long])).logits[0, len(short) - 1]
+    assert (within - alone).abs().max() > 1e-3  # the same 20 tokens: transformers turns them by the longest row
+    engine = choose_engine(model)
+    assert (engine.name, engine.row_tokens) == (expected, 32)
+    with torch.inference_mode():
+        for room in (0, 1):  # generic: padded on the right and on the left
+            rows = engine.open([short, long], [Prefix()] * 2, room=room)
+            while not rows.prefill(16):
+                pass
+            assert (rows.logits(slice(None))[0] - alone).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("family", "settings", "expected"), BY_LENGTH)
+def test_rows_beyond_the_frequencies_are_refused(family: str, settings: dict[str, Any], expected: str) -> None:
+    replica = TorchReplica(engine=choose_engine(tiny(family, settings)))
+    longest = ScoreRequest("m", tuple(range(32)), (1, 2))
+    beyond = ScoreRequest("m", tuple(range(33)), (1, 2))
+    assert len(replica.score([longest])) == 1
+    with pytest.raises(InferenceError, match="33 tokens is longer than the 32"):
+        replica.score([longest, beyond])
+    with pytest.raises(InferenceError, match="33 tokens is longer than the 32"):
+        replica.start([GenerateRequest("m", beyond.input_ids, 4)])
+    decode = replica.start([GenerateRequest("m", tuple(range(30)), 100_000)])
+    news: list[Token] = []
+    while step := decode.step():
+        news += step
+    assert [token.finish_reason for token in news] == [None, None, None, "length"]  # the third one is not run
+
+
+def test_frequencies_are_pinned_for_each_type_of_layer() -> None:
+    rope = {"full_attention": dict(DYNAMIC), "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    settings = {**SMALL, "head_dim": 8, "max_position_embeddings": 32, "rope_parameters": rope}
+    layers = ["sliding_attention", "full_attention", "sliding_attention"]
+    model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**settings, layer_types=layers)).eval()
+    rotary = model.model.rotary_emb
+    short = rotary.full_attention_inv_freq.clone()
+    rotary.full_attention_inv_freq.mul_(0.5)  # as a long row leaves them
+    assert [pin_frequencies(model), pin_frequencies(model)] == [32, 32]
+    with torch.inference_mode():
+        model(torch.arange(40)[None])
+    assert torch.equal(rotary.full_attention_inv_freq, short)
+    assert rotary.rope_type == {"full_attention": "default", "sliding_attention": "default"}
+
+
+def test_frequencies_for_all_lengths_are_left_alone() -> None:
+    model = tiny("Llama", {"rope_parameters": LLAMA3_ROPE})
+    assert pin_frequencies(model) is None
+    assert model.model.rotary_emb.rope_type == "llama3"
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
+def test_the_store_grows_with_the_rows_and_not_with_what_they_may_become() -> None:
+    model = tiny("Llama", {})
+    rows = PackedEngine(model).open([(1, 2, 3)] * 4, [Prefix()] * 4, room=100_000)
+    assert rows._kv.shape[2:4] == (4, 131)
+    assert rows.prefill()
+    texts = [[1, 2, 3] for _ in range(4)]
+    for step in range(300):
+        if step == 140:  # after the first longer store, before the second
+            texts = [texts[place] for place in rows.select([1, 3])]
+        for row, text in enumerate(texts):
+            text.append((7 * step + 31 * row) % 300)
+        rows.advance([text[-1] for text in texts])
+    assert rows._kv.shape[2:4] == (2, 524)
+    expected = torch.stack([plain(model, tuple(text)) for text in texts])
+    assert (rows.logits(slice(None)) - expected).abs().max() < 1e-4
+    assert rows.segment(0, 0).shape[2] == 303
 
 
 def test_fused_weights_take_the_place_of_the_models_own() -> None:

@@ -38,6 +38,21 @@ def test_fine_tunes_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     assert GuardFiles.read(checkpoint(tmp_path / "c" / "merged", bytes(size))).fingerprint == first
 
 
+SHORT_AND_LONG = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"original_max_position_embeddings": 4096, "rope_scaling": SHORT_AND_LONG},
+        {"rope_parameters": {**SHORT_AND_LONG, "original_max_position_embeddings": 4096}},
+    ],
+)
+def test_the_longest_input_has_the_frequencies_of_short_rows(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131_072, **config}))
+    assert GuardFiles.read(tmp_path).max_positions == 4096
+
+
 def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "guard", b"")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,13 @@ pytest.importorskip("peft")
 from guardrail_plugin import Guardian  # noqa: E402
 from guardrail_plugin.cli.recipes import assemble  # noqa: E402
 from guardrail_plugin.core.conversation import Check  # noqa: E402
+from guardrail_plugin.guardian.format import Layout  # noqa: E402
+from guardrail_plugin.guardian.tokenizer import FastContentTokenizer  # noqa: E402
 from guardrail_plugin.pool import InferencePool  # noqa: E402
+from guardrail_plugin.training.config import TrainConfig  # noqa: E402
+from guardrail_plugin.training.encode import Encoded  # noqa: E402
 from guardrail_plugin.training.loop import train  # noqa: E402
+from guardrail_plugin.training.network import GuardianNetwork  # noqa: E402
 
 
 def qwen3(folder: Path, *, vocab_size: int) -> None:
@@ -92,3 +98,47 @@ def test_verdicts_are_read_from_rows_that_the_adapter_carries(base: Path, tmp_pa
     for harmful, harmless in verdicts:
         assert (harmful.harmful, harmful.hazard, harmless.harmful) == (True, "S9", False)
     assert [one.risk for one in verdicts[0]] == pytest.approx([one.risk for one in verdicts[1]], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("Granite", {"logits_scaling": 8.0}),
+        ("Cohere", {"logit_scale": 0.25}),
+        ("Gemma2", {"final_logit_softcapping": 5.0, "head_dim": 8}),
+    ],
+)
+def test_what_is_trained_are_the_logits_that_the_model_returns(
+    family: str, settings: dict[str, Any], tiny_base: Path
+) -> None:
+    """Heads that scale or cap: verdicts are read from what they return, so training and calibration must be, too."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **settings,
+    )
+    base = getattr(transformers, f"{family}ForCausalLM")(config)
+    for weight in base.parameters():
+        torch.nn.init.normal_(weight, std=0.5)  # logits of several units, which a cap of 5 bends
+    tokenizer = FastContentTokenizer(tiny_base / "tokenizer.json")
+    network = GuardianNetwork(base, Layout(vocab_size=300, end_id=2), tokenizer, config=TrainConfig(lora_rank=2)).eval()
+    rows = [Encoded((5, 6, 7, 300, 8, 9, 10), 3, 0, 4), Encoded((20, 21, 301), 2, 1, 3)]
+
+    with torch.no_grad():
+        label_logits, _, response_logits, _ = network(rows)
+        own = [network.peft(input_ids=torch.tensor([row.ids])).logits[0] for row in rows]  # (L, V) each
+
+    expected = torch.stack([one[row.verdict_at, network.label_ids] for one, row in zip(own, rows, strict=True)])
+    assert (label_logits - expected).abs().max() < 1e-4
+    assert (response_logits - own[0][4:6]).abs().max() < 1e-4
