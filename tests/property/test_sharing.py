@@ -200,7 +200,9 @@ def test_remembered_tenants_are_bounded() -> None:
 def test_who_floods_the_queue_is_turned_away_before_the_others_are() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits(max_queued=100))
     assert scheduler.admit([item("small")], 0.0) == "fits"
-    assert sum((scheduler.admit([item("flood")], 0.0) == "fits") for _ in range(200)) == 74  # three quarters, with the other's one
+    assert (
+        sum((scheduler.admit([item("flood")], 0.0) == "fits") for _ in range(200)) == 74
+    )  # three quarters, with the other's one
     assert scheduler.fit([item("flood")], 0.0) == "over share"
     assert sum((scheduler.admit([item("small")], 0.0) == "fits") for _ in range(200)) == 25
     assert scheduler.fit([item("flood")], 0.0) == "full"
