@@ -24,7 +24,8 @@ class Verdict:
         harmful: ``risk >= threshold``.
         risk: probability, 0..1, that the text is harmful in any way.
         threshold: the guardian's calibrated threshold for this rail. A policy may set another.
-        hazards: probability per hazard code; for one text they sum to ``risk`` (one label distribution).
+        hazards: probability per hazard code; they sum to ``risk`` at most. Where a guardian judges each hazard alone,
+            the likeliest has its own probability, each other one what is left, and ``members`` tell theirs.
         hazard: the most probable hazard's code, or ``None`` where the guardian names none.
         rail: where the text was checked.
         guardian_id: which guardian, with its weights' version.

@@ -14,6 +14,7 @@ from guardrail_plugin.core.conversation import Check
 from guardrail_plugin.core.errors import ConfigError, VerdictParseError, did_you_mean
 from guardrail_plugin.core.verdict import RAILS, Rail, Verdict
 from guardrail_plugin.guardian.protocol import CheckOutcome, GuardianProtocol
+from guardrail_plugin.guardian.views.stacked import unstacked
 from guardrail_plugin.guardian.wrapped import WrappedGuardian
 
 DEFAULT_RAILS: tuple[Rail, ...] = ("input", "tool_output", "document")
@@ -199,4 +200,7 @@ def _stays(verdict: Verdict) -> bool:
 
 
 def _normal(text: str) -> str:
-    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    told = text.replace("\r\n", "\n").replace("\r", "\n")
+    if unstacked(told)[1]:  # as it came: normalising it would take minutes, and cutting it make two texts one
+        return told.strip()
+    return unicodedata.normalize("NFC", told).strip()

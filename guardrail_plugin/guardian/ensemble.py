@@ -158,7 +158,9 @@ def _mean(verdicts: Sequence[Verdict]) -> Verdict:
     codes = sorted({member.hazard for one in verdicts for member in one.members if member.hazard is not None})
     others = [[max(mine, key=lambda part: part.hazards.get(code, 0.0)) for mine in parts] for code in codes]
     if any(member.hazard is None for one in verdicts for member in one.members):
-        others.append([max(one.members, key=lambda part: part.risk, default=one) for one in verdicts])
+        others.append(
+            [max(one.members, key=lambda part: (part.hazard is None, part.risk), default=one) for one in verdicts]
+        )
     return replace(_mean_of(verdicts), members=tuple(_mean_of(other) for other in others))
 
 

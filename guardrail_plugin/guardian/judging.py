@@ -46,16 +46,19 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """One window: its ids, what was read, and the risk after calibration."""
+    """One window, or one harm in it: its ids, what was read, and after calibration the risk and that of each harm.
+
+    Harms that were judged alone may sum to more than the risk until they are parted.
+    """
 
     content: Sequence[int]
     reading: Reading
     risk: float
+    harms: Mapping[str, float]
 
     def share(self, native: str) -> float:
-        """Return the part of the risk that is this harm."""
-        total = math.fsum(self.reading.shares.values())
-        return self.risk * self.reading.shares.get(native, 0.0) / total if total > 0 else 0.0
+        """Return the risk of this harm."""
+        return self.harms.get(native, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,10 @@ class Judge:
             except (GuardianError, PoolError):
                 named = iter([GuardianError("the harm was not named")] * len(naming))
             rows = {place: [next(named) for _ in questions] for place, questions in asked.items()}
-            findings = [self._named(found, i, rows) for i, found in enumerate(findings)]
+            findings = [
+                self._named(check, found, i, rows)
+                for i, (check, found) in enumerate(zip(checks, findings, strict=True))
+            ]
         seconds = time.monotonic() - started
         return [
             self._verdict(check, found, plan, seconds)
@@ -171,9 +177,10 @@ class Judge:
         if isinstance(sound, GuardrailError):
             return sound
         reading = self.family.read(sound)
-        if not 0.0 <= reading.risk <= 1.0 + 2 * _ROUNDING:  # sums over spellings round above one where all is sure
+        if not _probable(reading):
             return VerdictParseError("the model returned numbers that are no probabilities")
-        return _Finding(content, reading, scaled(reading.risk, calibration))
+        risk = scaled(reading.risk, calibration)
+        return _Finding(content, reading, risk, _harms(reading, risk, calibration))
 
     def _calibration_of(self, rail: Rail) -> Calibration:
         known = self.calibration.get(rail) or self.calibration.get(_CALIBRATED_AS.get(rail, rail))
@@ -184,17 +191,64 @@ class Judge:
         return self.family.naming(check, found.content) if found.risk >= floor else ()
 
     def _named(
-        self, found: _Found | GuardrailError, place: int, rows: Mapping[tuple[int, int], Sequence[_Answer]]
+        self,
+        check: Check,
+        found: _Found | GuardrailError,
+        place: int,
+        rows: Mapping[tuple[int, int], Sequence[_Answer]],
     ) -> _Found | GuardrailError:
         """Return the windows with their harm named; a failure to name it takes nothing from the risk."""
         if isinstance(found, GuardrailError):
             return found
+        calibration = self._calibration_of(check.rail)
         windows = list(found.windows)
         for k, finding in enumerate(windows):
             sound = _sound(rows.get((place, k), ()))
-            if sound and not isinstance(sound, GuardrailError):
-                windows[k] = replace(finding, reading=self.family.name_harm(finding.reading, sound))
+            if not sound or isinstance(sound, GuardrailError):
+                continue
+            reading = self.family.name_harm(finding.reading, sound)
+            if _probable(reading):
+                windows[k] = replace(finding, reading=reading, harms=_harms(reading, finding.risk, calibration))
         return replace(found, windows=tuple(windows))
+
+    def _parts(self, windows: Sequence[_Finding]) -> list[_Finding]:
+        """Return the windows and, behind them, the harms judged alone of which no window as a whole tells enough.
+
+        What a policy allows it takes from the whole's risk; another harm that was judged alone is none the less likely.
+        """
+        parted = [self._parted(one) for one in windows]
+        wholes = [parts[0] for parts in parted]
+        alone = [one for parts in parted for one in parts[1:]]
+        return [*wholes, *(one for one in _of_other_harms(wholes[0], [*wholes, *alone]) if one in alone)]
+
+    def _parted(self, found: _Finding) -> list[_Finding]:
+        """Return a window as a whole and, where its harms were judged alone, each of them with its own risk.
+
+        Of the whole's risk the likeliest harm takes its own, and each other one what is left of it; those without a
+        code come last, since no policy can allow them. Labels of one code are one harm: the likeliest of them.
+        """
+        if not found.reading.independent:
+            return [found]
+        codes, shares = self.family.codes, found.reading.shares
+        likeliest: dict[str | None, str] = {}
+        for native in sorted(shares, key=shares.__getitem__, reverse=True):
+            likeliest.setdefault(codes.get(native), native)
+        natives = sorted(likeliest.values(), key=lambda label: codes.get(label) is None)
+        left = found.risk
+        whole: dict[str, float] = {}
+        for native in natives:
+            whole[native] = min(found.share(native), left)
+            left -= whole[native]
+        alone = [
+            _Finding(
+                found.content,
+                Reading(shares[native], {native: shares[native]}),
+                found.share(native),
+                {native: found.share(native)},
+            )
+            for native in natives
+        ]
+        return [replace(found, harms={native: part for native, part in whole.items() if part > 0}), *alone]
 
     def _verdict(
         self, check: Check, found: _Found | GuardrailError, plan: _Plan | GuardrailError, seconds: float
@@ -203,7 +257,7 @@ class Judge:
             return plan
         if isinstance(found, GuardrailError):
             return found
-        worst, *others = (self._verdict_on(check, one, plan, seconds) for one in found.windows)
+        worst, *others = (self._verdict_on(check, one, plan, seconds) for one in self._parts(found.windows))
         return replace(worst, members=tuple(others), incomplete=found.incomplete)
 
     def _verdict_on(self, check: Check, found: _Finding, plan: _Plan, seconds: float) -> Verdict:
@@ -230,28 +284,43 @@ class Judge:
         )
 
     def _hazards(self, found: _Finding) -> dict[str, float]:
-        """Return the risk shared out over the hazard codes; harm without a code is in the risk alone."""
+        """Return the risk per hazard code; harm without a code is in the risk alone."""
         hazards: dict[str, float] = {}
-        for native in found.reading.shares:
+        for native, risk in found.harms.items():
             code = self.family.codes.get(native)
             if code is not None:
-                hazards[code] = hazards.get(code, 0.0) + found.share(native)
+                hazards[code] = hazards.get(code, 0.0) + risk
         return hazards
 
 
 def _of_other_harms(worst: _Finding, found: Sequence[_Finding]) -> list[_Finding]:
-    """Return, per harm, the window in which it is likeliest, where that is another one than the worst.
+    """Return, per harm, the finding in which it is likeliest, where that is another one than the worst.
 
-    A policy may allow the harm of the worst window. Where none is named yet, the next riskiest ones are returned.
+    A policy may allow the harm of the worst one. Where none is named yet, the next riskiest ones are returned.
     """
     others = [one for one in found if one is not worst and one.risk >= NAMING_FLOOR]
     chosen: list[_Finding] = []
-    for native in dict.fromkeys(native for one in others for native in one.reading.shares):
+    for native in dict.fromkeys(native for one in others for native in one.harms):
         likeliest = max((worst, *others), key=lambda one: one.share(native))
         if likeliest is not worst and likeliest.share(native) >= NAMING_FLOOR and likeliest not in chosen:
             chosen.append(likeliest)
     unnamed = sorted((one for one in others if not one.reading.shares), key=lambda one: -one.risk)
     return [*chosen, *unnamed[:_UNNAMED]]
+
+
+def _harms(reading: Reading, risk: float, calibration: Calibration) -> dict[str, float]:
+    """Return the calibrated risk per native label: its part of the whole; judged alone its own, at most the whole."""
+    shares = reading.shares
+    if reading.independent:
+        return {native: min(scaled(p, calibration), risk) for native, p in shares.items()}
+    total = math.fsum(shares.values())
+    return {native: risk * p / total if total > 0 else 0.0 for native, p in shares.items()}
+
+
+def _probable(reading: Reading) -> bool:
+    """Tell whether what has to be probabilities is. Sums over spellings round above one where all is sure."""
+    own = tuple(reading.shares.values()) if reading.independent else ()
+    return all(0.0 <= p <= 1.0 + 2 * _ROUNDING for p in (reading.risk, *own))
 
 
 def scaled(risk: float, calibration: Calibration) -> float:

@@ -41,7 +41,7 @@ class CharacterTokenizer:
         """Return the characters of a part of a template."""
         return [ord(c) for c in text]
 
-    def content(self, text: str) -> list[int]:
+    def content(self, text: str, *, first: bool = False) -> list[int]:
         """Return the characters of foreign text, with nothing in it that reads as a control token."""
         clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         return [ord(c) for c in _CONTROL.sub(lambda found: found[0] + " ", clean)]

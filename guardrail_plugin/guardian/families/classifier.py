@@ -74,14 +74,14 @@ class ClassifierFamily:
         self.window = Window(tokens, tokens // 8)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
-        return self._tokenizer.content(text)
+        """Return the ids of a text as the classifier's own tokenizer reads it: by itself, behind no template."""
+        return self._tokenizer.content(text, first=True)
 
     def passes(self, check: Check, content: Sequence[int]) -> tuple[Pass, ...]:
         """Ask once; a response together with its query where the classifier was trained on pairs."""
         if self._pair is not None and check.rail == "output" and check.query is not None:
             before, between, after = self._pair
-            query = encoded_ends(self._tokenizer.content, check.query, self._query_tokens)
+            query = encoded_ends(self.encode, check.query, self._query_tokens)
             return (Pass((*before, *query, *between, *content, *after), self._labels),)
         before, after = self._single
         return (Pass((*before, *content, *after), self._labels),)
@@ -91,7 +91,7 @@ class ClassifierFamily:
         scores = dict(zip(self._names, answers[0], strict=True))
         if self._head.multi_label:
             shares = {name: _sigmoid(scores[name] - scores[_ZERO]) for name in self.codes}
-            return Reading(max(shares.values()), shares)
+            return Reading(max(shares.values()), shares, independent=True)
         shares = {name: math.exp(scores[name]) for name in self.codes}
         return Reading(min(1.0, math.fsum(shares.values())), shares)
 

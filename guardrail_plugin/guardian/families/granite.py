@@ -77,7 +77,7 @@ class GraniteGuardian(PromptedFamily):
     def read(self, answers: Sequence[Sequence[float]]) -> Reading:
         """Return the highest risk."""
         risks = {topic: math.exp(answer[0]) for topic, answer in zip(self._asked, answers, strict=True)}
-        return Reading(max(risks.values()), risks if _UMBRELLA not in risks else {})
+        return Reading(max(risks.values()), risks if _UMBRELLA not in risks else {}, independent=True)
 
     def naming(self, check: Check, content: Sequence[int]) -> tuple[Pass, ...]:
         """Ask about the risks that ``harm`` includes."""
@@ -86,8 +86,9 @@ class GraniteGuardian(PromptedFamily):
         return tuple(self._ask(check, content, topic) for topic in _NAMED)
 
     def name_harm(self, reading: Reading, answers: Sequence[Sequence[float]]) -> Reading:
-        """Return the reading with the risks as shares."""
-        return Reading(reading.risk, {t: math.exp(answer[0]) for t, answer in zip(_NAMED, answers, strict=True)})
+        """Return the reading with each of the risks that it includes."""
+        risks = {topic: math.exp(answer[0]) for topic, answer in zip(_NAMED, answers, strict=True)}
+        return Reading(reading.risk, risks, independent=True)
 
     def _ask(self, check: Check, content: Sequence[int], topic: str) -> Pass:
         alone = Check(check.text, rail=check.rail, query=check.query)

@@ -41,10 +41,13 @@ class Reading:
     Attributes:
         risk: probability of harm, before calibration.
         shares: weight per native label of the harm; ``Family.codes`` maps them to hazard codes. Empty: not named.
+        independent: the shares are no parts of one whole: each is a probability of its own, which others take nothing
+            from.
     """
 
     risk: float
     shares: Mapping[str, float] = field(default_factory=dict)
+    independent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ class FamilyTokenizer(Protocol):
     def template(self, text: str, *, first: bool = False) -> list[int]:
         """Return the ids of a part of a template, control tokens recognised. ``first``: nothing stands before it."""
 
-    def content(self, text: str) -> list[int]:
-        """Return the ids of foreign text. None is a control token."""
+    def content(self, text: str, *, first: bool = False) -> list[int]:
+        """Return the ids of foreign text. None is a control token. ``first``: no template stands before it."""
 
     def label(self, text: str) -> tuple[int, ...]:
         """Return the ids of an answer."""

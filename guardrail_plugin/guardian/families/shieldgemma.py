@@ -74,9 +74,9 @@ class ShieldGemma(PromptedFamily):
         return tuple(self.ask(alone, content, self._labels, topic=name, share_text=True) for name in self.codes)
 
     def read(self, answers: Sequence[Sequence[float]]) -> Reading:
-        """Return the highest risk, and the others as shares."""
+        """Return the highest risk, and each guideline's own."""
         risks = {name: math.exp(answer[0]) for name, answer in zip(self.codes, answers, strict=True)}
-        return Reading(max(risks.values()), risks)
+        return Reading(max(risks.values()), risks, independent=True)
 
 
 def _text(conversation: Conversation, guideline: str) -> str:

@@ -48,8 +48,9 @@ class TokenizerFile:
         self._full: Any = Tokenizer.from_str(json.dumps(spec))
         later = _without_prepended_space(spec)
         self._later: Any = self._full if later == spec else Tokenizer.from_str(json.dumps(later))
-        plain = {**later, "added_tokens": blank, "post_processor": None}
-        self._plain: Any = Tokenizer.from_str(json.dumps(plain))
+        plain: dict[str, Any] = {"added_tokens": blank, "post_processor": None}
+        self._plain: Any = Tokenizer.from_str(json.dumps({**later, **plain}))
+        self._plain_first: Any = self._plain if later == spec else Tokenizer.from_str(json.dumps({**spec, **plain}))
         self.bos = self.wrap()[0]
         self._end = next((i for i in map(self._full.token_to_id, _ENDS) if i is not None), None)
 
@@ -69,9 +70,13 @@ class TokenizerFile:
         ids: list[int] = (self._full if first else self._later).encode(text, add_special_tokens=False).ids
         return ids
 
-    def content(self, text: str) -> list[int]:
-        """Return the ids of foreign text. Lone surrogates, which UTF-8 cannot hold, become U+FFFD."""
-        ids: list[int] = self._plain.encode(_SURROGATES.sub("\ufffd", text), add_special_tokens=False).ids
+    def content(self, text: str, *, first: bool = False) -> list[int]:
+        """Return the ids of foreign text. Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
+
+        ``first``: it is read as a text by itself, as classifiers are given theirs, and not as what follows a template.
+        """
+        plain = self._plain_first if first else self._plain
+        ids: list[int] = plain.encode(_SURROGATES.sub("\ufffd", text), add_special_tokens=False).ids
         # A vocabulary that holds a control token's text itself (SentencePiece) could still build its id.
         return [i for i in ids if i not in self.reserved] if not self.reserved.isdisjoint(ids) else ids
 

@@ -23,7 +23,7 @@ _MORSE_CODE = (
     "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."
 )
 _MORSE_LETTERS = dict(zip(_MORSE_CODE.split(), ascii_lowercase + digits, strict=True))
-_MORSE = re.compile(r"(?<![^\s'\"`(\[:])[.·•−–-]{1,5}(?:[ /|]{1,3}[.·•−–-]{1,5}){3,}(?![^\s'\"`)\],?!])")
+_MORSE = re.compile(r"(?<![^\s'\"`(\[:])[.·•−–-]{1,5}(?:[ /|]{1,3}[.·•−–-]{1,5}){3,}(?![^\s'\"`)\],?!/|])")
 _MORSE_SIGNS = str.maketrans("·•−–", "..--")
 _WORD_GAP = re.compile(r" ?[/|] ?| {2,}")
 

@@ -13,13 +13,22 @@ from typing import TypeAlias
 _BLANK = " \t\u00a0\u2000-\u200a\u2800\u3000"
 _ALPHABET = "A-Za-z\u00c0-\u024f\u0370-\u03ff\u0400-\u052f"
 _LETTER = f"[{_ALPHABET}0-57@$]"
-_SPACED = re.compile(f"(?<!\\w){_LETTER}(?:[{_BLANK}]{{1,4}}{_LETTER}){{2,}}(?!\\w)")
+# A run stands alone, but for an underscore at an end. What ends it may also part its letters: then the first step back
+# from a run that goes wrong at its end is a match, and the time stays linear.
+_BEGINS = "(?<![^\\W_])(?<![^\\W_]_)"
+_ENDS = "(?!_?[^\\W_])"
+_SPACED = re.compile(f"{_BEGINS}{_LETTER}(?:[{_BLANK}]{{1,4}}{_LETTER}){{2,}}{_ENDS}")
 _GAP = re.compile(f"[{_BLANK}]+")
 _SIGN = "-._*/\\\\|~+·•^\u2010-\u2015\u2190-\u2bff\u30fb\ufe0f\U0001f000-\U0001faff"
-_SIGNED = re.compile(
-    f"(?<!\\w)({_LETTER})((?:[{_BLANK}]?[{_SIGN}]{{1,3}}[{_BLANK}]?)){_LETTER}(?:\\2{_LETTER})*(?!\\w)"
+# "a **b-o-m-b**": what stands on one side of a sign only is no separator, unless it comes again.
+_LOPSIDED = (
+    f"(?![{_BLANK}][{_SIGN}]{{1,3}}{_LETTER}(?![{_BLANK}][{_SIGN}]))"
+    f"(?![{_SIGN}]{{1,3}}[{_BLANK}]{_LETTER}(?![{_SIGN}]{{1,3}}[{_BLANK}]))"
 )
-_HANGUL = re.compile("(?<!\\w)[가-힣](?:[ ._*-]{1,2}[가-힣]){4,}(?!\\w)")
+_SIGNED = re.compile(
+    f"{_BEGINS}({_LETTER}){_LOPSIDED}((?:[{_BLANK}]?[{_SIGN}]{{1,3}}[{_BLANK}]?)){_LETTER}(?:\\2{_LETTER})*{_ENDS}"
+)
+_HANGUL = re.compile(f"{_BEGINS}[가-힣](?:[ ._*-]{{1,2}}[가-힣]){{4,}}{_ENDS}")
 _HANGUL_SERIES = ("월화수목금토일", "일이삼사오육칠팔구십", "가나다라마바사아자차카타파하", "동서남북상하좌우")
 # Between single letters these are arithmetic or alternatives more often than a disguise.
 _OPERATORS = "+*/^|\\"

@@ -193,6 +193,17 @@ def test_the_prompt_is_the_published_one(name: str, check: Check, golden: str) -
     assert shown(name, check)[0] == golden
 
 
+@pytest.mark.parametrize(
+    "after",
+    [(), (Message("tool", "t"),), (Message("user", "one more"),)],
+    ids=["", "a tool just before", "a user's turn just before"],
+)
+def test_neighbouring_turns_of_one_speaker_are_one_and_others_are_left_out(after: tuple[Message, ...]) -> None:
+    earlier = (Message("user", "one"), Message("assistant", "two"), Message("tool", "t"), Message("assistant", "more"))
+    [prompt] = shown("llama-guard-3", Check("three", context=(*earlier, *after)))
+    assert "User: one\n\nAgent: two\nmore\n\nUser: three\n\n<END" in prompt
+
+
 def test_llama_guard_judges_the_agent_by_its_role_and_shows_earlier_turns() -> None:
     [prompt] = shown("llama-guard-3", ANSWERED)
     assert "'Agent' messages" in prompt
