@@ -26,9 +26,12 @@ _Place: TypeAlias = tuple[int, int]
 
 
 def perform(effects: Sequence[Effect], guardian: GuardianProtocol, limit: int | None) -> list[Answer]:
-    """Answer one round of effects: one ``check_many`` for all checks, then the responses, then the people."""
+    """Answer one round of effects: the checks, then the responses, then the people.
+
+    All checks are one ``check_many``; with ``limit``, those of so many effects are, each time with all of its timeout.
+    """
     found: dict[_Place, CheckOutcome] = {}
-    for timeout_s, checks in _batches(effects).items():
+    for timeout_s, checks in _batches(effects, limit):
         found.update(zip(checks, judge(list(checks.values()), guardian, timeout_s), strict=True))
     answers = _verdicts(effects, found)
 
@@ -52,7 +55,7 @@ def perform(effects: Sequence[Effect], guardian: GuardianProtocol, limit: int | 
 async def aperform(effects: Sequence[Effect], guardian: GuardianProtocol, limit: int | None) -> list[Answer]:
     """Like ``perform``. Cancellation: outstanding checks, responses and questions are cancelled and awaited."""
     found: dict[_Place, CheckOutcome] = {}
-    for timeout_s, checks in _batches(effects).items():
+    for timeout_s, checks in _batches(effects, limit):
         found.update(zip(checks, await ajudge(list(checks.values()), guardian, timeout_s), strict=True))
     answers = _verdicts(effects, found)
     room = asyncio.Semaphore(limit or len(effects))
@@ -142,20 +145,24 @@ async def _all(work: Sequence[Coroutine[object, object, T]]) -> list[T]:
         raise
 
 
-def _asked(effects: Sequence[Effect]) -> Iterator[tuple[_Place, float, Check]]:
+def _batches(effects: Sequence[Effect], limit: int | None) -> Iterator[tuple[float, dict[_Place, Check]]]:
+    """Yield the checks that are asked for at once, with their time limit: those of at most ``limit`` effects.
+
+    Flows of one wrapper share one time limit, so that without ``limit`` this is one batch. The checks of one effect
+    stay together.
+    """
+    asking: dict[float, list[dict[_Place, Check]]] = {}
     for index, effect in enumerate(effects):
-        if isinstance(effect, Classify):
-            yield (index, 0), effect.timeout_s, effect.check
-        elif isinstance(effect, ClassifyMany):
-            yield from (((index, part), effect.timeout_s, check) for part, check in enumerate(effect.checks))
-
-
-def _batches(effects: Sequence[Effect]) -> dict[float, dict[_Place, Check]]:
-    """Group checks by time limit: flows of one wrapper share one limit, so that this is one batch."""
-    batches: dict[float, dict[_Place, Check]] = {}
-    for place, timeout_s, check in _asked(effects):
-        batches.setdefault(timeout_s, {})[place] = check
-    return batches
+        if isinstance(effect, Classify | ClassifyMany):
+            checks: tuple[Check, ...] = (effect.check,) if isinstance(effect, Classify) else effect.checks
+            if checks:
+                placed = {(index, part): check for part, check in enumerate(checks)}
+                asking.setdefault(effect.timeout_s, []).append(placed)
+    for timeout_s, each in asking.items():
+        most = max(limit or len(each), 1)
+        for start in range(0, len(each), most):
+            some = each[start : start + most]
+            yield timeout_s, {place: check for its_checks in some for place, check in its_checks.items()}
 
 
 def _verdicts(effects: Sequence[Effect], found: dict[_Place, CheckOutcome]) -> dict[int, Answer]:

@@ -177,7 +177,7 @@ class ChunkReader:
 
 
 class WholeReader:
-    """Reads the one value of a stream of a type that only ``output_text`` can read."""
+    """Reads the one value of a stream of a type that only ``output_text`` can read: the whole answer."""
 
     message_id: str | None = None
     blocks = False
@@ -185,7 +185,7 @@ class WholeReader:
     def __init__(self, asked: Asked, output_text: OutputText) -> None:
         self._asked = asked
         self._output_text = output_text
-        self._answer = Answer(())
+        self._answer: Answer | None = None
 
     def read(self, chunk: object) -> Part:
         """Read it. It may act: nothing of it leaves before it is judged.
@@ -193,14 +193,20 @@ class WholeReader:
         Raises:
             InputError: ``output_text`` could not read it.
         """
+        if self._answer is not None:
+            raise AssertionError("of a whole answer there is one")
         self._answer = read_answer(chunk, self._asked, self._output_text)
         return Part(acts=True)
 
     def rest(self) -> tuple[Check, ...]:
         """Return its checks."""
-        return () if isinstance(self._answer.subject, Uncheckable) else self._answer.subject
+        if self._answer is None or isinstance(self._answer.subject, Uncheckable):
+            return ()
+        return self._answer.subject
 
     def nothing(self) -> Uncheckable | None:
         """Tell that there is nothing to judge in it, or something that no rail can read."""
+        if self._answer is None:
+            return None
         subject = self._answer.subject
         return self._answer.beside or (subject if isinstance(subject, Uncheckable) else None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from guardrail_plugin.flow import Allowed, Edited
@@ -15,10 +16,11 @@ from guardrail_plugin.runnables import detached
 from guardrail_plugin.runnables.ahead import Ahead, AsyncAhead, beside
 from guardrail_plugin.runnables.batches import BatchWork
 from guardrail_plugin.runnables.gate import Gate
+from guardrail_plugin.runnables.model_chunks import as_chunk
 from guardrail_plugin.runnables.output_stage import OutputStage
 from guardrail_plugin.runnables.rewrite import unshared
 from guardrail_plugin.runnables.stage import InputStage, Reading
-from guardrail_plugin.runnables.streams import closing
+from guardrail_plugin.runnables.streams import aonce, closing, once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,10 @@ class Calls:
         keep_errors: bool = False,
         **kwargs: Any,
     ) -> list[object]:
-        """Answer many inputs: all inputs are one guardian batch, and so are all answers."""
+        """Answer many inputs: all inputs are one guardian batch, and so are all answers.
+
+        Where ``max_concurrency`` is set, so many of them are, each batch within the guardian's full timeout.
+        """
         most, rail = configs[0].get("max_concurrency"), self.output
         turns = [self.input.read(value) for value in values]
         outcomes = self.input.judge(turns, managers, max_concurrency=most)
@@ -187,7 +192,7 @@ class Calls:
         ahead: Ahead[object] | None = None
         if self.overlap:
             kept = unshared(value)
-            ahead = Ahead(lambda: detached.stream(self.runnable, value, config, manager, **kwargs), gate)
+            ahead = Ahead(lambda: self._chunks(value, manager, config, **kwargs), gate)
         try:
             [outcome] = self.input.judge([turn], [manager])
             if not isinstance(outcome, Allowed | Edited):
@@ -201,7 +206,7 @@ class Calls:
             elif self.output is None and not self.overlap:
                 source = self.runnable.stream(goes_on, config, **kwargs)
             else:
-                source = detached.stream(self.runnable, goes_on, config, manager, **kwargs)
+                source = self._chunks(goes_on, manager, config, **kwargs)
             if self.output is None:
                 yield from source
             else:
@@ -219,7 +224,7 @@ class Calls:
         ahead: AsyncAhead[object] | None = None
         if self.overlap:
             kept = unshared(value)
-            ahead = AsyncAhead(detached.astream(self.runnable, value, config, manager, **kwargs), gate)
+            ahead = AsyncAhead(self._achunks(value, manager, config, **kwargs), gate)
         try:
             [outcome] = await self.input.ajudge([turn], [manager])
             if not isinstance(outcome, Allowed | Edited):
@@ -237,7 +242,7 @@ class Calls:
             else:
                 if ahead is not None:
                     await ahead.aclose()
-                source = detached.astream(self.runnable, goes_on, config, manager, **kwargs)
+                source = self._achunks(goes_on, manager, config, **kwargs)
                 if self.output is None:
                     gate.shut()
                     gate = self._gate()
@@ -253,3 +258,34 @@ class Calls:
             gate.shut()
             if ahead is not None:
                 await ahead.aclose()
+
+    @property
+    def _in_one(self) -> bool:
+        """Whether streams are one value: how chunks of what only ``output_text`` can read add up, nobody knows.
+
+        Graphs stream what changes, parsers all that they have so far.
+        """
+        return self.output is not None and self.output.output_text is not None
+
+    def _chunks(
+        self, value: Any, manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> Iterator[object]:
+        """Run the chain unheard, as a stream."""
+        if self._in_one:
+            return once(lambda: _as_part(detached.invoke(self.runnable, value, config, manager, **kwargs)))
+        return detached.stream(self.runnable, value, config, manager, **kwargs)
+
+    def _achunks(
+        self, value: Any, manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> AsyncIterator[object]:
+        """Like ``_chunks``. Cancellation: passes to the chain."""
+
+        async def whole() -> object:
+            return _as_part(await detached.ainvoke(self.runnable, value, config, manager, **kwargs))
+
+        return aonce(whole) if self._in_one else detached.astream(self.runnable, value, config, manager, **kwargs)
+
+
+def _as_part(output: object) -> object:
+    """Return an output as streams have it: messages are chunks there, and parsers read calls from nothing else."""
+    return as_chunk(output) if isinstance(output, AIMessage) else output

@@ -77,7 +77,7 @@ def guard(
             a prompt may write it out; not so under ``messages``, in a ``MessagesPlaceholder``, or from a function.
         output_type: ``str`` or ``AIMessage`` where ``runnable`` does not tell what it returns.
         output_text: for outputs that are neither text nor messages: a function from the whole output to what of it is
-            judged. Their streams are held until they are complete, and leave as the one value that was judged.
+            judged. Their streams are one value, that of ``invoke`` (a message as a chunk): parts of it may not add up.
         window: how much of a streamed answer a check waits for: ``"sentence"``, a number of words, or ``"answer"``
             for all of it.
         release: ``"checked"``, or ``"optimistic"``: chunks leave at once, and the safeguard response follows what turns

@@ -26,10 +26,10 @@ from guardrail_plugin.flow import Allowed, Edited, Outcome
 from guardrail_plugin.runnables import detached
 from guardrail_plugin.runnables.answer_files import files_in
 from guardrail_plugin.runnables.answers import Asked, every_call
-from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import client_calls
-from guardrail_plugin.runnables.inner_models import marks_of, model_in
-from guardrail_plugin.runnables.model_chunks import Orders, as_message, ateed, generation, teed
+from guardrail_plugin.runnables.inner_models import marks_of, model_in, with_tools
+from guardrail_plugin.runnables.model_chunks import Leaving, Orders, as_message, ateed, charged, generation, teed
+from guardrail_plugin.runnables.model_events import CopiedForCalls
 from guardrail_plugin.runnables.output_stage import OutputStage
 from guardrail_plugin.runnables.parents import ModelRun, aunder_model, under_model
 from guardrail_plugin.runnables.streams import closing, joined
@@ -78,7 +78,7 @@ OnEnded: TypeAlias = Callable[[Ended], None]
 OnBind: TypeAlias = Callable[[Sequence[Any]], Mapping[str, Any]]
 
 
-class GuardedChatModel(BaseChatModel):
+class GuardedChatModel(CopiedForCalls):
     """A chat model behind an output rail. Made by ``guard_model()`` and by agent middleware. Immutable.
 
     ``bind_tools`` binds the model inside and returns another guarded model. ``with_structured_output`` goes through
@@ -151,15 +151,13 @@ class GuardedChatModel(BaseChatModel):
 
     @override
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """Bind tools to the model inside."""
-        bind = getattr(self.inner, "bind_tools", None)
-        if bind is None:
-            raise NotImplementedError(f"{self.inner.get_name()} takes no tools, or has some bound already")
+        """Bind tools to the model inside. What is bound to it already stays, but for other tools."""
+        inner = with_tools(self.inner, tools, **kwargs)
         changed = {} if self.on_bind is None else self.on_bind(tools)
         if self.calls is not None and _FORM in kwargs:
             # with_structured_output binds the form of an answer, which is no tool: it is judged with the answer.
             changed = {**changed, "calls": None, "stage": replace(self.stage, calls=every_call)}
-        return self.model_copy(update={"inner": bind(tools, **kwargs), **changed})
+        return self.model_copy(update={"inner": inner, **changed})
 
     @override
     def invoke(
@@ -198,8 +196,8 @@ class GuardedChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        run = ModelRun(config)
-        yield from BaseChatModel.stream(self._for(run), input, run.heard, stop=stop, **kwargs)
+        model, heard = self._copied(config)
+        yield from BaseChatModel.stream(model, input, heard, stop=stop, **kwargs)
 
     @override
     async def astream(
@@ -210,8 +208,8 @@ class GuardedChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        run = ModelRun(config)
-        source = BaseChatModel.astream(self._for(run), input, run.heard, stop=stop, **kwargs)
+        model, heard = self._copied(config)
+        source = BaseChatModel.astream(model, input, heard, stop=stop, **kwargs)
         async with closing(source) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -219,6 +217,11 @@ class GuardedChatModel(BaseChatModel):
     def _for(self, run: ModelRun, *listeners: OnEnded) -> GuardedChatModel:
         """Return a copy that is used for one call."""
         return self.model_copy(update={"run": run, "listeners": (*self.listeners, *listeners)})
+
+    @override
+    def _copied(self, config: RunnableConfig | None) -> tuple[BaseChatModel, RunnableConfig]:
+        run = ModelRun(config)
+        return self._for(run), run.heard
 
     def _inside(self) -> RunnableConfig:
         """Return the config for the model inside."""
@@ -285,10 +288,11 @@ class GuardedChatModel(BaseChatModel):
         parent = self.run.parent() if run_manager is None and self.run is not None else under_model(run_manager)
         seen: list[AIMessageChunk] = []
         source = detached.stream(self.inner, messages, self._inside(), parent, **_with(stop, kwargs))
-        kept = Orders(self.calls)
-        for chunk in self.stage.stream(
+        kept, leaving = Orders(self.calls), Leaving(seen)
+        for left in self.stage.stream(
             teed(source, seen), self._asked(messages), parent, on_end=lambda *how: self._tell(seen, *how)
         ):
+            chunk = leaving.leave(left)
             if not kept.keeps(chunk):
                 yield generation(chunk)
         if self.calls is not None and (ordered := kept.calls()):
@@ -307,12 +311,13 @@ class GuardedChatModel(BaseChatModel):
         parent = self.run.aparent() if run_manager is None and self.run is not None else aunder_model(run_manager)
         seen: list[AIMessageChunk] = []
         source = detached.astream(self.inner, messages, self._inside(), parent, **_with(stop, kwargs))
-        kept = Orders(self.calls)
+        kept, leaving = Orders(self.calls), Leaving(seen)
         checked = self.stage.astream(
             ateed(source, seen), self._asked(messages), parent, on_end=lambda *how: self._tell(seen, *how)
         )
         async with closing(checked) as chunks:
-            async for chunk in chunks:
+            async for left in chunks:
+                chunk = leaving.leave(left)
                 if not kept.keeps(chunk):
                     yield generation(chunk)
         if self.calls is not None and (ordered := kept.calls()):
@@ -333,7 +338,7 @@ class GuardedChatModel(BaseChatModel):
             return
         instead = original = None
         if not isinstance(outcome, Allowed):
-            instead = as_message(self.stage.passed(AIMessage("", id=message_id), outcome))
+            instead = charged(as_message(self.stage.passed(AIMessage("", id=message_id), outcome)), seen)
         if isinstance(outcome, Edited) and seen:
             original = as_message(message_chunk_to_message(joined(seen)))
         said = joined(seen) if seen and instead is None else AIMessage("")
@@ -345,11 +350,7 @@ class GuardedChatModel(BaseChatModel):
         passed = as_message(self.stage.passed(answer, outcome))
         changed = not isinstance(outcome, Allowed)
         if changed:
-            # The call was made and is to be paid for, whatever became of the answer.
-            passed.usage_metadata = answer.usage_metadata
-            named = answer.response_metadata.get("model_name")
-            if isinstance(named, str) and is_name(named):
-                passed.response_metadata.setdefault("model_name", named)
+            charged(passed, [answer])
         if self.listeners:
             instead, original = passed if changed else None, answer if isinstance(outcome, Edited) else None
             calls, files = tuple(client_calls(passed)), files_in(passed)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TypeVar
 
 from langchain_core.messages import AIMessage
-from langchain_core.messages.ai import AIMessageChunk
+from langchain_core.messages.ai import AIMessageChunk, UsageMetadata, add_usage
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.flow import Outcome
+from guardrail_plugin.runnables.block_kinds import is_name
 from guardrail_plugin.runnables.blocks import as_json, client_calls, part_of
 from guardrail_plugin.runnables.streams import closing, summed
 from guardrail_plugin.runnables.tool_stage import ToolStage
 from guardrail_plugin.runnables.withheld import withhold
+
+M = TypeVar("M", bound=AIMessage)
+
+_NAMED = "model_name"
 
 
 class Orders:
@@ -49,6 +55,49 @@ class Orders:
         marked = withhold(whole, outcomes)
         if marked is not whole:
             self.chunks = [marked]
+
+
+class Leaving:
+    """The chunks of an answer as they leave. Made for one stream."""
+
+    def __init__(self, came: Sequence[AIMessageChunk]) -> None:
+        """Take in the list to which those that come from the model are added."""
+        self._came = came
+        self._left = 0
+
+    def leave(self, chunk: object) -> AIMessageChunk:
+        """Return a chunk as it leaves: what stands in for the rest of the answer tells what that has cost.
+
+        Raises:
+            InputError: it is no message of a model.
+        """
+        if self._left < len(self._came) and (came := self._came[self._left]) is chunk:
+            self._left += 1
+            return came
+        left, rest = self._came[: self._left], self._came[self._left :]
+        # Chunks add up, names too.
+        return charged(as_chunk(chunk), rest, named=not any(_NAMED in one.response_metadata for one in left))
+
+
+def charged(instead: M, answer: Sequence[AIMessage], *, named: bool = True) -> M:
+    """Write onto what stands in for an answer what that has cost, and which model it was.
+
+    The call was made and is to be paid for, whatever became of the answer.
+
+    Args:
+        answer: the answer, or the chunks of it that count.
+        named: whether to name the model.
+    """
+    used: UsageMetadata | None = None
+    for message in answer:
+        if message.usage_metadata is not None:
+            used = add_usage(used, message.usage_metadata)
+    instead.usage_metadata = used
+    names = [message.response_metadata.get(_NAMED) for message in answer] if named else []
+    name = next((name for name in names if isinstance(name, str) and is_name(name)), None)
+    if name is not None:
+        instead.response_metadata.setdefault(_NAMED, name)
+    return instead
 
 
 def teed(source: Iterator[object], seen: list[AIMessageChunk]) -> Iterator[object]:

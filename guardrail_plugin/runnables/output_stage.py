@@ -39,7 +39,7 @@ from guardrail_plugin.runnables.answers import (
 from guardrail_plugin.runnables.output import OutputKind, reply
 from guardrail_plugin.runnables.rail_runs import AsyncRailRuns, RailRuns, TracedRail, log_unjudged
 from guardrail_plugin.runnables.stage import OnBlock
-from guardrail_plugin.runnables.streams import agathered, closing, gathered
+from guardrail_plugin.runnables.streams import closing
 
 OnEnd: TypeAlias = Callable[[Outcome, str | None], None]
 """Told how a stream ended, and its message id, before what stands in for the rest is yielded."""
@@ -102,10 +102,12 @@ class OutputStage:
         *,
         on_end: OnEnd | None = None,
     ) -> Iterator[object]:
-        """Yield the chunks that may leave; after a block, what stands in for the rest. Closes the source."""
+        """Yield the chunks that may leave; after a block, what stands in for the rest. Closes the source.
+
+        With ``output_text`` the source yields one value, the whole answer.
+        """
         runs = RailRuns([parent], rail="output", policy_version=self.rules.policy.version)
         reader = self._reader(asked)
-        source = source if self.output_text is None else gathered(source)
         held = hold(
             self._machine(asked), source, reader=reader, guardian=self.guardian, timeout_s=self.rules.policy.timeout_s
         )
@@ -136,7 +138,6 @@ class OutputStage:
         """Like ``stream``. Cancellation: the source's task and the check that is out are cancelled and awaited."""
         runs = await AsyncRailRuns.start([parent], rail="output", policy_version=self.rules.policy.version)
         reader = self._reader(asked)
-        source = source if self.output_text is None else agathered(source)
         held = ahold(
             self._machine(asked), source, reader=reader, guardian=self.guardian, timeout_s=self.rules.policy.timeout_s
         )

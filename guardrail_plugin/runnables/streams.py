@@ -1,8 +1,8 @@
-"""Pieces of streams: join chunks, close an output's source as soon as its reader goes."""
+"""Pieces of streams: join chunks, make one of a value, close an output's source as soon as its reader goes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import reduce
 from typing import TypeVar, cast
@@ -41,24 +41,14 @@ def summed(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
     raise InputError(failed)  # out here, it does not hold LangChain's error, which may quote them
 
 
-def gathered(chunks: Iterator[T]) -> Iterator[T]:
-    """Yield what a stream's chunks add up to, at its end, once. Closing it closes the stream."""
-    try:
-        parts = list(chunks)
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
-    if parts:
-        yield joined(parts)
+def once(work: Callable[[], T]) -> Iterator[T]:
+    """Yield one value, which is made when it is asked for."""
+    yield work()
 
 
-async def agathered(chunks: AsyncIterator[T]) -> AsyncIterator[T]:
-    """Like ``gathered``. Cancellation: closes the stream, then passes."""
-    async with closing(chunks) as source:
-        parts = [chunk async for chunk in source]
-    if parts:
-        yield joined(parts)
+async def aonce(work: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
+    """Like ``once``. Cancellation: passes to what makes the value."""
+    yield await work()
 
 
 def _added(whole: T, part: T) -> T:

@@ -17,7 +17,9 @@ from guardrail_plugin.flow import (
     Allowed,
     Blocked,
     Classify,
+    ClassifyMany,
     Failed,
+    Judged,
     Outcome,
     Steps,
     input_rail,
@@ -74,6 +76,18 @@ async def test_checks_of_different_time_limits_are_asked_with_their_own() -> Non
 
     await on_both(Noting(RULE), make)
     assert limits == [(2, 1.0), (1, 2.0)] * 2
+
+
+async def test_a_limit_cuts_a_round_into_parts_and_no_flow_in_two() -> None:
+    def harmful(text: str) -> Steps[int]:
+        judged = yield ClassifyMany(tuple(Check(f"{text} {part}") for part in range(3)), 1.0)
+        found = judged.outcomes if isinstance(judged, Judged) else ()
+        return sum(isinstance(outcome, Verdict) and outcome.harmful for outcome in found)
+
+    guardian, texts = ScriptedGuardian(RULE), ("a", "b", "BOMB")
+    assert run_batch_sync([harmful(text) for text in texts], guardian, max_concurrency=2) == [0, 0, 3]
+    assert await run_batch_async([harmful(text) for text in texts], guardian, max_concurrency=2) == [0, 0, 3]
+    assert [len(batch) for batch in guardian.batches] == [6, 3, 6, 3]
 
 
 async def test_an_error_of_the_whole_call_is_the_answer_to_each_check() -> None:

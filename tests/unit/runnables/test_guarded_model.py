@@ -31,6 +31,7 @@ from guardrail_plugin.testing.contract import (
 )
 from guardrail_plugin.testing.contract_agents import calling
 from guardrail_plugin.testing.contract_tools import mail_tool
+from guardrail_plugin.testing.exits import Listener
 
 
 class WholeModel(BaseChatModel):
@@ -53,6 +54,19 @@ class WholeModel(BaseChatModel):
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=self._said)])
+
+
+class StoppingModel(ScriptedModel):
+    """Takes note of where it is told to stop."""
+
+    _stops: list[Any] = PrivateAttr(default_factory=list)
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
+        return self.bind(tools=list(tools), **kwargs) if tools else self.bind(**kwargs)
+
+    def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> ChatResult:
+        self._stops.append(stop)
+        return super()._generate(messages, stop)
 
 
 def wrapped(chain: Any, guardian: Any) -> Any:
@@ -99,6 +113,32 @@ def test_tools_and_settings_are_bound_to_the_model_inside() -> None:
     assert inner._bound == [(["a"], {"tool_choice": "any"})]
     assert isinstance(model, BaseChatModel)
     assert model.invoke("hi").text == "fine"
+
+
+def test_what_is_bound_to_the_model_inside_stays_when_tools_are_bound() -> None:
+    inner = StoppingModel(HARMLESS_TURN)
+    bound: Any = guard_model(inner.bind(stop=["X"]), guardian=allow_all())
+    bound.bind_tools([]).invoke("hi")
+    bound.bind_tools([], stop=["Y"]).invoke("hi")
+    bound.bind_tools([]).bind_tools([]).invoke("hi")
+    assert inner._stops == [["X"], ["Y"], ["X"]]
+    with_config: Any = guard_model(inner.bind(stop=["X"]).with_config(tags=["joke"]), guardian=allow_all())
+    assert with_config.bind_tools([]).inner.config == {"tags": ["joke"]}
+
+
+def test_other_tools_take_the_place_of_those_that_are_bound() -> None:
+    inner = StoppingModel(HARMLESS_TURN).bind_tools(["a"], tool_choice="a").bind(stop=["X"])
+    model: Any = guard_model(inner, guardian=allow_all()).bind_tools(["b"])
+    assert model.inner.kwargs == {"tools": ["b"], "stop": ["X"]}
+
+
+def test_who_listens_while_tools_are_bound_does_not_hear_the_model_inside() -> None:
+    listener = Listener()
+    models: list[Any] = []
+    model = guard_model(StoppingModel(HARMFUL_TURN).bind(stop=["X"]), guardian=watchman())
+    RunnableLambda(lambda _: models.append(model.bind_tools([]))).invoke("hi", {"callbacks": [listener]})
+    assert models[0].invoke("hi").text == SAFEGUARD
+    not_in(listener.heard, "to a listener")
 
 
 def test_structured_output_goes_through_the_rail() -> None:

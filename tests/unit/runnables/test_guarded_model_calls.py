@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any, NoReturn
 
 import pytest
@@ -11,7 +13,7 @@ from langchain_core.callbacks import (
     BaseCallbackHandler,
     CallbackManagerForChainRun,
 )
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
@@ -19,7 +21,7 @@ from guardrail_plugin.observe import ObserverCallback
 from guardrail_plugin.observe.event import RailEvent
 from guardrail_plugin.runnables import guard_model
 from guardrail_plugin.testing import ScriptedModel, allow_all
-from guardrail_plugin.testing.contract import HARMFUL_TURN, HARMLESS_TURN, not_in, watchman
+from guardrail_plugin.testing.contract import FORBIDDEN, HARMFUL_TURN, HARMLESS_TURN, SAFEGUARD, not_in, watchman
 
 WAYS = ("invoke", "ainvoke", "stream", "astream")
 
@@ -31,6 +33,10 @@ async def said(model: Any, way: str, config: RunnableConfig | None = None) -> st
         return str((await model.ainvoke("hi", config)).text)
     if way == "stream":
         return "".join(chunk.text for chunk in model.stream("hi", config))
+    if way == "stream_events":
+        return str(model.stream_events("hi", config, version="v3").output.text)
+    if way == "astream_events":
+        return str((await (await model.astream_events("hi", config, version="v3"))).text)
     return "".join([chunk.text async for chunk in model.astream("hi", config)])
 
 
@@ -45,6 +51,31 @@ async def test_the_calls_config_reaches_the_model_inside(way: str) -> None:
     assert await said(model, way, config) == "two."
     assert await said(model.with_config(config), way) == "two."
     assert await said(RunnablePassthrough() | model, way, config) == "two."
+
+
+@pytest.mark.filterwarnings("ignore:.* is in beta")
+@pytest.mark.parametrize("way", ["stream_events", "astream_events"])
+async def test_the_calls_config_reaches_the_model_inside_under_v3_events(way: str) -> None:
+    inner = ScriptedModel(("one.",)).configurable_alternatives(
+        ConfigurableField("llm"), default_key="first", second=ScriptedModel(("two.",))
+    )
+    model = guard_model(inner, guardian=allow_all())
+    config: RunnableConfig = {"configurable": {"llm": "second"}}
+    assert await said(model, way) == "one."
+    assert await said(model, way, config) == "two."
+    assert await said(model.with_config(config), way) == "two."
+    blocked = await said(guard_model(ScriptedModel(HARMFUL_TURN), guardian=watchman()), way, config)
+    assert blocked.endswith(SAFEGUARD)
+    assert FORBIDDEN not in blocked
+
+
+async def test_events_of_other_versions_are_those_of_other_models() -> None:
+    model = guard_model(ScriptedModel(HARMLESS_TURN), guardian=watchman())
+    events = [event async for event in model.astream_events("hi", version="v2")]
+    told = [event["data"]["chunk"].text for event in events if event["event"] == "on_chat_model_stream"]
+    assert "".join(told) == "".join(HARMLESS_TURN)
+    with pytest.raises(NotImplementedError):
+        model.stream_events("hi", version="v2")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -80,6 +111,41 @@ def test_tokens_are_counted_as_the_model_inside_counts_them() -> None:
         assert (model.get_token_ids("hi"), model.get_num_tokens("hi")) == ([7, 7, 7], 3)
         assert model.get_num_tokens_from_messages([HumanMessage("hi")]) == 40
         assert model.get_num_tokens_from_messages([HumanMessage("hi")], tools=[{}]) == 41
+
+
+USED: Any = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        pytest.param(("Write to ", FORBIDDEN), id="nothing left"),
+        pytest.param(
+            (AIMessageChunk(content=HARMFUL_TURN[0], usage_metadata=USED), "Write to ", FORBIDDEN), id="a part left"
+        ),
+    ],
+)
+async def test_a_blocked_stream_tells_what_the_answer_cost(way: str, turn: Any) -> None:
+    named = (*turn, AIMessageChunk(content="", response_metadata={"model_name": "gpt-4o-2024-08-06"}))
+    model = guard_model(ScriptedModel(named), guardian=watchman())
+    whole = model.invoke("hi")
+    streamed: Any = reduce(
+        add, list(model.stream("hi")) if way == "stream" else [chunk async for chunk in model.astream("hi")]
+    )
+    assert whole.text == SAFEGUARD
+    assert streamed.text == (SAFEGUARD if len(turn) == 2 else f"{HARMFUL_TURN[0]}\n\n{SAFEGUARD}")
+    assert whole.usage_metadata is not None
+    assert streamed.usage_metadata == whole.usage_metadata
+    assert streamed.response_metadata["model_name"] == whole.response_metadata["model_name"] == "gpt-4o-2024-08-06"
+
+
+def test_a_name_that_has_left_is_not_told_twice() -> None:
+    first, rest = (AIMessageChunk(content=text, response_metadata={"model_name": "m"}) for text in HARMFUL_TURN[:2])
+    model = guard_model(ScriptedModel((first, rest, FORBIDDEN)), guardian=watchman())
+    streamed: Any = reduce(add, model.stream("hi"))
+    assert streamed.text.endswith(SAFEGUARD)
+    assert streamed.response_metadata["model_name"] == "m"
 
 
 @pytest.mark.parametrize("way", WAYS)

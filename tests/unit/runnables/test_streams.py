@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 from functools import reduce
 from operator import add
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessageChunk, HumanMessage
+from langchain_core.output_parsers import JsonOutputParser, JsonOutputToolsParser
 from langchain_core.runnables import RunnableGenerator
 
 from guardrail_plugin.core.errors import InputError
 from guardrail_plugin.runnables import ToolPolicy, guard, guard_model
 from guardrail_plugin.runnables.streams import joined
-from guardrail_plugin.testing import ScriptedGuardian, verdict
+from guardrail_plugin.testing import ScriptedGuardian, ScriptedModel, allow_all, verdict
 
 RULE: Any = {"BOMB": verdict(risk=0.9, hazard="S9")}
 
@@ -100,18 +102,68 @@ async def test_of_chunks_that_only_output_text_reads_the_judged_value_leaves() -
         return str(value["answer"])
 
     settings: dict[str, Any] = {"rails": ("output",), "output_text": text, "on_block": lambda *_: {"answer": "No."}}
-    for chunks, told in (
-        ([{"answer": "the BOMB"}, {"answer": "fine"}], {"answer": "fine"}),  # LangChain takes the last for the answer
-        ([{"answer": "fine"}, {"answer": "the BOMB"}], {"answer": "No."}),
-        ([{}, {"answer": "fi"}, {"answer": "fine"}], {"answer": "fine"}),
+    for pieces, told in (
+        (('{"answer": "the BOMB", ', '"answer": "fine"}'), {"answer": "fine"}),  # JSON takes the last for the answer
+        (('{"answer": "fine, ', 'the BOMB"}'), {"answer": "No."}),
+        (("{", '"answer": "fi', 'ne"}'), {"answer": "fine"}),
     ):
-        chain = guard(saying(*chunks), guardian=ScriptedGuardian(RULE), **settings)
+        chain: Any = guard(ScriptedModel(pieces) | JsonOutputParser(), guardian=ScriptedGuardian(RULE), **settings)
+        assert chain.invoke("hi") == told
         assert await left(chain) == [[told], [told]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"rails": ("input", "output"), "overlap": True}], ids=["after", "beside"])
+async def test_a_list_that_a_parser_yields_as_it_grows_counts_once(settings: dict[str, Any]) -> None:
+    chain = ScriptedModel(('["a"', ', "b"]')) | JsonOutputParser()
+    given: dict[str, Any] = {"rails": ("output",), "output_text": json.dumps, "on_block": "raise", **settings}
+    safe: Any = guard(chain, guardian=allow_all(), **given)
+    assert safe.invoke("hi") == ["a", "b"]
+    assert list(safe.stream("hi")) == [safe.invoke("hi")]
+    assert await left(safe) == [[["a", "b"]], [["a", "b"]]]
+
+
+async def test_a_guarded_graph_streams_the_state_that_it_ends_with() -> None:
+    graphs = pytest.importorskip("langgraph.graph")
+
+    def answer(state: Any) -> Any:
+        return {"messages": [ScriptedModel(["The answer."]).invoke(state["messages"])]}
+
+    def nothing(state: Any) -> Any:
+        return {}
+
+    graph = graphs.StateGraph(graphs.MessagesState)
+    graph.add_node("answer", answer)
+    graph.add_node("nothing", nothing)
+    graph.add_edge(graphs.START, "answer")
+    graph.add_edge("answer", "nothing")
+    judge = ScriptedGuardian(RULE)
+
+    def last(state: Any) -> str:
+        return str(state["messages"][-1].text)
+
+    chain: Any = guard(graph.compile(), guardian=judge, rails=("output",), output_text=last, on_block="raise")
+    asked = {"messages": [HumanMessage("hi")]}
+    states = [*chain.stream(asked), *[state async for state in chain.astream(asked)]]
+    async for event in chain.astream_events(asked, version="v2"):
+        if event["event"] == "on_chain_stream" and not event["parent_ids"]:
+            states.append(event["data"]["chunk"])
+    assert [[message.text for message in state["messages"]] for state in states] == [["hi", "The answer."]] * 3
+    assert [check.text for check in judge.checks] == ["The answer."] * 3
 
 
 def order(text: str, index: int, **beside: Any) -> AIMessageChunk:
     call: Any = {"name": "mail", "args": f'{{"to": "{text}"}}', "id": str(index), "index": index}
     return AIMessageChunk(content="", tool_call_chunks=[call], additional_kwargs=beside)
+
+
+async def test_a_message_that_output_text_reads_is_a_chunk_in_streams() -> None:
+    settings: dict[str, Any] = {"rails": ("output",), "output_text": lambda said: said}
+    chain: Any = guard(ScriptedModel([order("you", 0)]), guardian=allow_all(), **settings)
+    for [chunk] in await left(chain):
+        assert isinstance(chunk, AIMessageChunk)
+        assert chunk.tool_calls == chain.invoke("hi").tool_calls
+    [calls] = (chain | JsonOutputToolsParser()).stream("hi")
+    assert [call["args"] for call in calls] == [{"to": "you"}]
 
 
 @pytest.mark.parametrize(
