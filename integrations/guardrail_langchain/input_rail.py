@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables.config import ensure_config
 
-from guardrail_langchain.held import WAITING, GuardrailState, mine
+from guardrail_langchain.held import GuardrailState
 from guardrail_langchain.settings import Settings
 from guardrail_langchain.tool_call import passed
 from guardrail_langchain.turns import (
@@ -43,7 +43,7 @@ class InputJudgement:
 
         Args:
             begins: a run begins: tool outputs that are new are the caller's. Later the agent's own are among them,
-                and have been judged.
+                which have been judged.
             reviewed: what becomes of outputs that a person was asked about.
         """
         self._by = by
@@ -60,7 +60,7 @@ class InputJudgement:
         if "tools" in settings.rails and begins:
             self._outputs = brought_outputs(self._messages, judged)
         elif "tools" in settings.rails:
-            self._outputs = added_outputs(self._messages, judged, _overwritten(state, by))
+            self._outputs = added_outputs(self._messages, judged, settings.own)
 
     def run(self) -> dict[str, Any] | None:
         """Return the update of the agent's state."""
@@ -121,13 +121,7 @@ def at_the_end(state: GuardrailState, settings: Settings, *, by: str) -> dict[st
         return None
     before: Sequence[str] = (state.get("guardrail_judged") or {}).get(by, ())
     messages: Sequence[BaseMessage] = state["messages"]
-    foreign = added_outputs(messages, before, _overwritten(state, by))
+    foreign = added_outputs(messages, before, settings.own)
     own = [message for message in messages if not any(message is one for one in foreign)]
     judged = noted(before, turns=None, outputs=own)
     return {"guardrail_judged": {by: judged}} if judged != list(before) else None
-
-
-def _overwritten(state: GuardrailState, by: str) -> set[str]:
-    """Return the ids of outputs that waited for a person, and are others now."""
-    waiting = {message.id for message in state["messages"] if message.text == WAITING}
-    return {key for key in mine(state, by, kind=ToolMessage) if key not in waiting}

@@ -222,7 +222,9 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
             return handler(request)
         call = ToolCall(request, settings, self._twin(request.tool, settings), by=self._name)
         refusal = call.refusal()
-        return refusal if refusal is not None else call.run(handler)
+        result = refusal if refusal is not None else call.run(handler)
+        settings.own.note(result)
+        return result
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
@@ -233,7 +235,9 @@ class GuardrailMiddleware(AgentMiddleware[GuardrailState, Any, Any]):
             return await handler(request)
         call = ToolCall(request, settings, self._twin(request.tool, settings), by=self._name)
         refusal = await call.arefusal()
-        return refusal if refusal is not None else await call.arun(handler)
+        result = refusal if refusal is not None else await call.arun(handler)
+        settings.own.note(result)
+        return result
 
     def _twin(self, tool: BaseTool | None, settings: Settings) -> GuardedTool | None:
         if tool is None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeAlias, get_args
 
 from guardrail_langchain.held import ask
+from guardrail_langchain.own_outputs import OwnOutputs
 from guardrail_langchain.steady import Steady
 from guardrail_plugin import Check, ConfigError, Policy, ToolPolicy, Verdict
 from guardrail_plugin.core.policy import OnFailure
@@ -58,6 +59,7 @@ class Settings:
     on_uncheckable: OnFailure
     on_escalate: OnEscalate | None
     context_turns: int
+    own: OwnOutputs = field(default_factory=OwnOutputs, compare=False)
 
     def __post_init__(self) -> None:
         """Check all settings.

@@ -8,8 +8,7 @@ does not pass, it is taken out and the run goes on: the user did not say it.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -154,27 +153,16 @@ def brought_outputs(messages: Sequence[BaseMessage], judged: Sequence[str]) -> l
     return [one for one in messages if isinstance(one, Output) and _output_print(one) not in known]
 
 
-def added_outputs(messages: Sequence[BaseMessage], judged: Sequence[str], overwritten: Collection[str]) -> list[Output]:
-    """Return tool outputs that were added to a run and are not the agent's own.
-
-    Its own answer calls of the model's last answer, each once. They were judged when their tools returned.
+def added_outputs(messages: Sequence[BaseMessage], judged: Sequence[str], own: Container[object]) -> list[Output]:
+    """Return tool outputs that were added to a run, and did not come through the rails of its tools.
 
     Args:
-        overwritten: ids of outputs that waited for a person and are others now.
+        judged: fingerprints, as ``noted`` returns them.
+        own: what did.
     """
     known = set(judged)
-    last = next((one for one in reversed(messages) if isinstance(one, AIMessage)), None)
-    called = {call["id"] for call in last.tool_calls} if last is not None else set()
-    answers = _after_the_answer(messages)
-    times = Counter(one.tool_call_id for one in answers if isinstance(one, ToolMessage))
-
-    def own(one: Output) -> bool:
-        if not isinstance(one, ToolMessage) or one.id in overwritten:
-            return False
-        return one.tool_call_id in called and times[one.tool_call_id] == 1 and any(one is answer for answer in answers)
-
-    outputs = [one for one in messages if isinstance(one, Output)]
-    return [one for one in outputs if _output_print(one) not in known and not own(one)]
+    outputs = [one for one in messages if isinstance(one, Output) and _output_print(one) not in known]
+    return [one for one in outputs if one not in own]
 
 
 def _after_the_answer(messages: Sequence[BaseMessage]) -> list[Output]:

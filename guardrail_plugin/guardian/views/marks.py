@@ -9,6 +9,8 @@ import re
 import unicodedata
 from functools import cache
 
+from guardrail_plugin.guardian.views.stacked import unstacked
+
 _MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20df\u20e1-\u20ff"
 _ANY_MARK = re.compile(f"[{_MARKS}]+")
 _STACK = re.compile(f"[{_MARKS}]{{3,}}")
@@ -38,7 +40,8 @@ def unmark(text: str) -> tuple[str, bool]:
     if not _is_decorated(upright):
         return upright, turned
     bare = _ANY_MARK.sub("", unicodedata.normalize("NFD", upright).translate(_stroked()))
-    return unicodedata.normalize("NFC", bare), True
+    # What stood between two stacks may be gone, so that they are one.
+    return unicodedata.normalize("NFC", unstacked(bare)[0]), True
 
 
 def _is_decorated(text: str) -> bool:

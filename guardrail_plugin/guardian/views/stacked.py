@@ -21,8 +21,13 @@ def unstacked(text: str) -> tuple[str, bool]:
 
 @cache
 def _runs() -> re.Pattern[str]:
-    marks = [code for code in _PLANES if unicodedata.combining(chr(code))]
-    firsts = [code for code in marks if not unicodedata.combining(chr(code - 1))]
-    lasts = [code for code in marks if not unicodedata.combining(chr(code + 1))]
+    marks = {code for code in _PLANES if _is_mark(chr(code))}
+    firsts = sorted(code for code in marks if code - 1 not in marks)
+    lasts = sorted(code for code in marks if code + 1 not in marks)
     ranges = "".join(f"{chr(first)}-{chr(last)}" for first, last in zip(firsts, lasts, strict=True))
     return re.compile(f"[{ranges}]{{{_MOST + 1},}}")
+
+
+def _is_mark(character: str) -> bool:
+    """Tell whether it is sorted among the marks on a character: it, or all that it is taken apart into."""
+    return all(map(unicodedata.combining, unicodedata.normalize("NFKD", character)))

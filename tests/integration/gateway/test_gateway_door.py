@@ -293,7 +293,7 @@ def test_an_offer_of_another_protocol_is_ignored(door: str, pieces: int) -> None
 
 def test_offers_without_end_are_refused(door: str) -> None:
     offer = b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + OFFER + b"\r\n"
-    assert b"HTTP/1.1 400" in raw(door, offer * 1000)
+    assert b"HTTP/1.1 400" in raw(door, offer * 20)
 
 
 def test_nobody_tunnels_through(door: str) -> None:

@@ -144,9 +144,11 @@ async def test_a_guarded_graph_streams_the_state_that_it_ends_with() -> None:
     chain: Any = guard(graph.compile(), guardian=judge, rails=("output",), output_text=last, on_block="raise")
     asked = {"messages": [HumanMessage("hi")]}
     states = [*chain.stream(asked), *[state async for state in chain.astream(asked)]]
-    async for event in chain.astream_events(asked, version="v2"):
-        if event["event"] == "on_chain_stream" and not event["parent_ids"]:
-            states.append(event["data"]["chunk"])
+    states += [
+        event["data"]["chunk"]
+        async for event in chain.astream_events(asked, version="v2")
+        if event["event"] == "on_chain_stream" and not event["parent_ids"]
+    ]
     assert [[message.text for message in state["messages"]] for state in states] == [["hi", "The answer."]] * 3
     assert [check.text for check in judge.checks] == ["The answer."] * 3
 
