@@ -48,11 +48,18 @@ def part_of(message: BaseMessage) -> Part:
             acts = True
         else:
             (reasoning if kind in REASONING_KINDS else answer).extend(strings_in(block, keys=keys))
+    thoughts: set[str] = set()
     for key, value in message.additional_kwargs.items():
         if key in KWARGS_CALLS:
             acts = acts or bool(value)
+        elif key in KWARGS_REASONING:
+            told = _beside(key, value, keys=keys)
+            # vLLM and OpenRouter tell each thought twice; in pieces, that would double every piece of a word.
+            if (thought := "".join(told)) not in thoughts:
+                thoughts.add(thought)
+                reasoning.extend(told)
         else:
-            (reasoning if key in KWARGS_REASONING else answer).extend(_beside(key, value, keys=keys))
+            answer.extend(_beside(key, value, keys=keys))
     return Part("".join(answer), "".join(reasoning), acts)
 
 

@@ -102,7 +102,7 @@ async def _answered(reply: Reply, gateway: Gateway, desk: Desk) -> Response:
             if isinstance(outcome, Failed):
                 raise Problem.of(outcome.error)
             judged.append(choice if isinstance(outcome, Allowed) else blocked_choice(index, instead(outcome)))
-        if not all(isinstance(outcome, Allowed) for outcome in outcomes):
+        if not choices or not all(isinstance(outcome, Allowed) for outcome in outcomes):
             answer = without_unknown(answer)
         answer["choices"] = judged
     desk.note.used(answer.get("usage"))

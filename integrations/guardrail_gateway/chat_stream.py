@@ -12,7 +12,7 @@ from guardrail_gateway.completions import FILTERED, blocked_chunks, head, instea
 from guardrail_gateway.desk import Desk
 from guardrail_gateway.gateway import as_problem
 from guardrail_gateway.problems import Problem
-from guardrail_gateway.reading import ChoiceReader
+from guardrail_gateway.reading import ChoiceReader, says_more
 from guardrail_gateway.upstream import Stream, UpstreamError
 from guardrail_plugin import GuardrailError
 from guardrail_plugin.flow import Allowed, Ending, Failed, ahold
@@ -136,6 +136,11 @@ async def _held_whole(source: Stream, desk: Desk, guardian: GuardianProtocol) ->
         for choice in choices:
             at = as_object(choice).get("index")
             mine.setdefault(at if isinstance(at, int) else 0, []).append({**chunk, "choices": [choice]})
+    # What says something beside the choices is judged with the first of them, as where there is one.
+    first = min(mine, default=0)
+    for chunk in [chunk for chunk in rest if says_more(chunk)]:
+        mine.setdefault(first, []).append(chunk)
+        rest.remove(chunk)
     for index, chunks in sorted(mine.items()):
         async with aclosing(_held(_each(chunks), desk, guardian, index=index)) as held:
             async for chunk in held:

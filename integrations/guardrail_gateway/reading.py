@@ -14,8 +14,8 @@ from guardrail_gateway.bodies import JsonObject, as_object
 from guardrail_plugin import Check, InputError
 from guardrail_plugin.flow import Part, Uncheckable
 from guardrail_plugin.runnables.answers import ChunkReader
-from guardrail_plugin.runnables.block_kinds import is_name
-from guardrail_plugin.runnables.blocks import as_json
+from guardrail_plugin.runnables.block_kinds import MEDIA_KINDS, is_name
+from guardrail_plugin.runnables.blocks import KWARGS_REASONING, KWARGS_SEALED, as_json
 from guardrail_plugin.runnables.content import read_content, strings_of_data
 from guardrail_plugin.runnables.views import Turn, read_turn
 
@@ -51,6 +51,23 @@ _CHOICE = frozenset(
     }
 )  # fmt: skip
 """Keys in which no reader sees text of the answer. Strings under any other key are judged with it."""
+
+_DELTA = frozenset(
+    {
+        "role",
+        "content",
+        "refusal",
+        *_CALLS,
+        *KWARGS_REASONING,
+        *KWARGS_SEALED,
+        *MEDIA_KINDS,
+        "images",
+        "audios",
+        "videos",
+        "files",
+    }
+)
+"""Keys of a delta that hold pieces. Others stand whole in every chunk, and would part the words of the answer."""
 
 _PADDING = ("obfuscation", "p")
 """Random characters with which OpenAI and Mistral hide how long a chunk's text is."""
@@ -168,6 +185,11 @@ def unknown_text(value: Mapping[str, object], known: frozenset[str]) -> JsonObje
     return {key: inner for key, inner in value.items() if key not in known and inner}
 
 
+def says_more(event: JsonObject) -> bool:
+    """Return whether a chunk or an answer holds text beside its choices that is not known."""
+    return bool(unknown_text(_unpadded(event), _TOP))
+
+
 def _unpadded(event: JsonObject) -> JsonObject:
     """Return a chunk without its padding: judged as text, it would stand between the pieces of every word."""
     return {
@@ -238,8 +260,10 @@ class ChoiceReader:
         choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
         delta = choice.get("delta")
         known = _CHOICE | {"delta"} if isinstance(delta, dict) else _CHOICE
-        extra = self._new({**unknown_text(_unpadded(event), _TOP), **unknown_text(choice, known)})
-        part = self._reader.read(as_message(as_object(delta), {}))
+        said = as_object(delta)
+        beside = {f"delta.{key}": value for key, value in unknown_text(said, _DELTA).items()}
+        extra = self._new({**unknown_text(_unpadded(event), _TOP), **unknown_text(choice, known), **beside})
+        part = self._reader.read(as_message({key: value for key, value in said.items() if key in _DELTA}, {}))
         self._said.append(part.answer)
         if extra:
             part = _beside(part, self._reader.read(as_message({}, extra)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import anyio
 import httpx2
@@ -47,13 +48,19 @@ class HttpUpstream:
         )
         timeout = httpx2.Timeout(settings.upstream_timeout_s, connect=min(_CONNECT_S, settings.upstream_timeout_s))
         # trust_env=False: a proxy in the environment must not see the requests unless someone asked for it.
-        self._client = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False, transport=transport)
+        # No cookies: one caller's session must not go out with another's request.
+        none = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx2.AsyncClient(
+            limits=limits, timeout=timeout, trust_env=False, transport=transport, cookies=none
+        )
 
     async def ask(self, endpoint: Endpoint, body: JsonObject, headers: Mapping[str, str]) -> Reply:
         """Return the whole answer. Cancellation: the connection is closed."""
         response = await self._send("POST", endpoint, headers, body)
         try:
-            return Reply(_object(await self._read(response)), _passed(response.headers))
+            answer = _object(await self._read(response))
+            _checked(answer)
+            return Reply(answer, _passed(response.headers))
         finally:
             await response.aclose()
 
@@ -131,7 +138,7 @@ class HttpStream:
                     complete = _checked(event) or complete
                     yield event
                 if self._decoder.done:
-                    with anyio.move_on_after(_END_S):
+                    with anyio.move_on_after(_END_S), suppress(httpx2.HTTPError):
                         async for _ in pieces:
                             pass
                     return
@@ -153,10 +160,10 @@ def _checked(event: JsonObject) -> bool:
     Raises:
         UpstreamError: the event tells of an error.
     """
-    # The Responses API tells errors flat: {"type": "error", "code", "message"}.
-    error = event if event.get("type") == "error" and "error" not in event else event.get("error")
-    if error and "choices" not in event:
-        raise _of(as_object(error), 502, {})
+    # The Responses API, SGLang and older vLLM tell errors flat: {"type": "error", "code", "message"}.
+    flat = event.get("type") == "error" or event.get("object") == "error"
+    if (flat or event.get("error")) and not event.get("choices") and not _is_response(event):
+        raise _of(_error_in(event), 502, {})
     if event.get("type") in _LAST_EVENTS:
         return True
     choices = event.get("choices")
@@ -176,14 +183,25 @@ def _as_upstream_errors() -> Iterator[None]:
 def _told(response: httpx2.Response, content: bytes) -> UpstreamError:
     status = response.status_code if response.status_code >= 400 else 502
     try:
-        error = as_object(as_object(json.loads(content)).get("error"))
+        error = _error_in(as_object(json.loads(content)))
     except (ValueError, RecursionError):
         error = {}
     return _of(error, status, _passed(response.headers))
 
 
+def _is_response(event: Mapping[str, object]) -> bool:
+    """Tell an answer of the Responses API, which tells its own failure under the same name."""
+    return event.get("object") == "response"
+
+
+def _error_in(told: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the error that a server tells of: nested, flat, or as a text alone."""
+    given = told.get("error") or told
+    return {"message": given} if isinstance(given, str) else as_object(given)
+
+
 def _of(error: Mapping[str, object], status: int, headers: Mapping[str, str]) -> UpstreamError:
-    said = error.get("message")
+    said = error.get("message") or error.get("detail")
     return UpstreamError(
         status,
         _word(error.get("code")) or "upstream_error",

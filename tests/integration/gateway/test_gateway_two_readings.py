@@ -195,6 +195,14 @@ def piece(text: str, index: int = 0) -> dict[str, object]:
     return {"index": index, "delta": {"content": text}, "finish_reason": None}
 
 
+def named(text: str) -> dict[str, object]:
+    return {"index": 0, "delta": {"role": "assistant", "name": "MiniMax AI", "content": text}, "finish_reason": None}
+
+
+def thought(text: str, **more: object) -> dict[str, object]:
+    return {"index": 0, "delta": {"reasoning": text, **more}, "finish_reason": None}
+
+
 END: dict[str, object] = {"index": 0, "delta": {}, "finish_reason": "stop"}
 STREAMS: dict[str, list[dict[str, object]]] = {
     "two choices in a chunk": [chunk(piece("Hello. "), piece("a bomb", 1)), chunk(END)],
@@ -214,6 +222,26 @@ STREAMS: dict[str, list[dict[str, object]]] = {
         chunk(piece("mb"), citations=["https://a.example"]),
         chunk(END, citations=["https://a.example"]),
     ],
+    "a name in every delta, as MiniMax sends it": [chunk(named(" bo")), chunk(named("mb")), chunk(END)],
+    "a channel in every delta, as Groq sends it": [
+        chunk(thought(" bo", channel="analysis")),
+        chunk(thought("mb", channel="analysis")),
+        chunk(END),
+    ],
+    "a delta that says something beside": [chunk({**piece("Hello."), "delta": {"notes": "a bomb"}}), chunk(END)],
+    "thoughts told twice, as vLLM does": [
+        *(chunk(thought(text, reasoning_content=text)) for text in (" b", "om", "b")),
+        chunk(END),
+    ],
+    "thoughts told twice, as OpenRouter does": [
+        *(
+            chunk(thought(text, reasoning_details=[{"type": "reasoning.text", "text": text, "index": 0}]))
+            for text in (" b", "om", "b")
+        ),
+        chunk(END),
+    ],
+    "notes without a choice": [chunk(piece("Hello.")), chunk(END), chunk(notes=["a bomb"])],
+    "an error beside no choices": [{**chunk(), "error": {"message": "You wrote: a bomb", "code": 502}}],
     "a delta that is none": [chunk({**piece("Hello."), "delta": "a bomb"}), chunk(END)],
 }
 
