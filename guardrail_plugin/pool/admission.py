@@ -8,7 +8,9 @@ from typing import Literal, TypeAlias
 from guardrail_plugin.pool.shares import MAX_TENANTS
 
 Fit: TypeAlias = Literal["fits", "full", "over share"]
-"""``over share``: there is room, but the tenant holds its part of the queue and what is left is for others."""
+"""``full``: there is no room, or not for a list as large as this, which has to wait until most of the queue has gone.
+``over share``: there is room, but the tenant holds its part of the queue and what is left is for others.
+"""
 
 PRESENT_S = 10.0
 """A tenant counts as present for so long after its last request."""
@@ -63,6 +65,9 @@ class Admission:
         A tenant alone may fill the queue. With others present, the last quarter is for those that hold less than an
         equal part of it: whoever floods the queue is turned away before the others are.
 
+        A list that is larger than an equal part would be over its share for ever: once the tenant has nothing else
+        queued, it waits like one for which the queue is full, so that those who come later do not overtake it.
+
         Args:
             news: what would come in.
             waiting: what is queued; ``own``: of that, the tenant's.
@@ -72,7 +77,10 @@ class Admission:
         if waiting.rows == 0 or self.within(waiting + news, part=_OPEN_PART):
             return "fits"
         others = self.tenants(now) - (tenant in self._seen)
-        return "fits" if others == 0 or self.within(own + news, part=1 / (others + 1)) else "over share"
+        part = 1 / (others + 1)
+        if others == 0 or self.within(own + news, part=part):
+            return "fits"
+        return "over share" if own.rows or self.within(news, part=part) else "full"
 
     def note(self, tenant: str, now: float) -> None:
         """Note that a tenant asks for something."""

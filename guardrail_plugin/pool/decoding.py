@@ -18,12 +18,13 @@ from guardrail_plugin.pool.slot import Slot
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """One decode and its live rows by row number."""
+    """One decode and its live rows by row number. ``begun``: it has brought a token or ended a row."""
 
     model: str
     replica: Replica
     decode: Decode
     rows: dict[int, GenerateJob]
+    begun: bool = False
 
     @property
     def room(self) -> Room:
@@ -42,7 +43,7 @@ class Decodes:
         self._open: deque[_Open] = deque()
 
     def start(self, parts: Sequence[Sequence[GenerateJob]], replica: Replica) -> Loss | None:
-        """Prefill; each part becomes a decode of its own."""
+        """Open the rows; each part becomes a decode of its own. Replicas may run the prompts in its first steps."""
 
         def run(part: list[GenerateJob]) -> None:
             started = self._clock()
@@ -97,7 +98,10 @@ class Decodes:
             if failed.row in current.rows:
                 self._queue.refuse(current.rows.pop(failed.row), failed.error)
             return
-        self._queue.stepped(seconds=self._clock() - started)
+        seconds = self._clock() - started
+        first = not current.begun and any(map(_brings, news))
+        current.begun = current.begun or first
+        self._queue.stepped(current.model, slot=self._slot, seconds=seconds, first=first)
         if not news:
             raise RuntimeError("the decode ended before its rows did")
         self._deliver(current, news)
@@ -138,3 +142,7 @@ class Decodes:
 
     def _note(self) -> None:
         self._slot.set_decodes(tuple(one.room for one in self._open))
+
+
+def _brings(token: Token) -> bool:
+    return token.token_id is not None or token.finish_reason not in (None, "cancelled")

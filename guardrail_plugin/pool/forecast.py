@@ -55,7 +55,7 @@ class Pace:
             self._measured[model] = known, spent
 
     def lost(self, seconds: float) -> None:
-        """Note a decode step that ran while verdicts waited: it counts with the next batch."""
+        """Note what was done for a decode while verdicts waited: it counts with the next batch."""
         self._lost_s = seconds
 
     @property

@@ -10,7 +10,7 @@ from guardrail_plugin.pool.admission import Fit, Limits
 from guardrail_plugin.pool.forecast import retry_after_s
 from guardrail_plugin.pool.isolation import Loss
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
-from guardrail_plugin.pool.lane import Room
+from guardrail_plugin.pool.lane import Kind, Room
 from guardrail_plugin.pool.ledger import CLOSED, JobT, Ledger
 from guardrail_plugin.pool.relay import Account, account_of
 from guardrail_plugin.pool.shelf import no_replica
@@ -65,7 +65,7 @@ class JobQueue(Ledger):
                 raise self._overloaded("the estimated wait is longer than the deadline allows", jobs)
             for job in jobs:
                 job.future.on_cancel = partial(self.withdraw, job)
-            fit: Fit = "full"
+            fit: Fit = "full" if self._tickets.for_room else "over share"
             if self._tickets.lets_by(jobs[0].tenant) and (fit := self._enqueue(jobs, now)) == "fits":
                 return None
             if not wait:
@@ -123,7 +123,11 @@ class JobQueue(Ledger):
             return [account_of(job, self._scheduler.patience(job), now=now) for job in jobs]
 
     def ran(self, rows: Sequence[AnyJob], *, slot: Slot, seconds: float, backlog: bool) -> None:
-        """Note a score batch or prefill that went through. ``backlog``: it had left others waiting."""
+        """Note a score batch that went through, or a decode that was opened. ``backlog``: it had left others waiting.
+
+        Opening computes nothing on most replicas (the prompts are run in the first steps): so it tells nothing of the
+        speed, and nothing of whether the model works and fits.
+        """
         tokens = sum(job.tokens for job in rows)
         with self._lock:
             tally = self._tally
@@ -134,16 +138,20 @@ class JobQueue(Ledger):
             tally.execution_s += seconds
             tally.runs.add(seconds)
             tally.sizes.add(len(rows))
-            slot.budget(rows[0].model, rows[0].kind).fitted()
-            slot.circuit(rows[0].model).answered()
-            loaded = backlog or self._as_good_as_full(rows, slot)
-            self._pace.add(rows[0].model, tokens, seconds, loaded=loaded)
+            if rows[0].kind == "score":
+                self._went_well(rows[0].model, "score", slot)
+                loaded = backlog or self._as_good_as_full(rows, slot)
+                self._pace.add(rows[0].model, tokens, seconds, loaded=loaded)
+            elif self._scheduler.waits("score"):
+                self._pace.lost(seconds)
 
-    def stepped(self, *, seconds: float) -> None:
-        """Note a decode step."""
+    def stepped(self, model: str, *, slot: Slot, seconds: float, first: bool) -> None:
+        """Note a decode step. ``first``: of its decode the first that brought a token, or ended a row."""
         with self._lock:
             self._tally.decode_steps += 1
             self._tally.execution_s += seconds
+            if first:
+                self._went_well(model, "generate", slot)
             if self._scheduler.waits("score"):
                 self._pace.lost(seconds)
 
@@ -293,6 +301,10 @@ class JobQueue(Ledger):
         if not circuits:
             return _no_threads()
         return no_replica(model, circuits[0].error) if all(circuit.is_open(now) for circuit in circuits) else None
+
+    def _went_well(self, model: str, kind: Kind, slot: Slot) -> None:
+        slot.budget(model, kind).fitted()
+        slot.circuit(model).answered()
 
     def _as_good_as_full(self, rows: Sequence[AnyJob], slot: Slot) -> bool:
         budget = slot.budget(rows[0].model, rows[0].kind).tokens

@@ -35,6 +35,7 @@ class Lifecycle:
         self._pid: int | None = None
         self._closing = threading.Lock()
         self._closed = threading.Event()
+        self._closer: int | None = None  # the thread that closes
 
     @property
     def is_closed(self) -> bool:
@@ -61,24 +62,28 @@ class Lifecycle:
         """Admit no more, finish the queue within ``drain_s``, fail the rest with ``PoolClosed``, join the threads.
 
         Idempotent; a second caller waits for the first. In a forked child it does nothing. From one of the pool's own
-        threads (a done-callback) it does not drain. A thread that is stuck inside a replica is not waited for.
+        threads (a done-callback) it does not drain. From a done-callback or signal handler that runs in the thread that
+        closes already it returns at once. A thread that is stuck inside a replica is not waited for.
         """
         if self._pid not in (None, os.getpid()):
             return
         own = self._engine.owns_current_thread()
         if not self._closing.acquire(blocking=False):
-            if not own:
+            if not own and self._closer != threading.get_ident():  # who closes would wait for itself
                 self._closed.wait()
             return
         try:
+            self._closer = threading.get_ident()
             self._queue.drain(0.0 if own else self._drain_s if drain_s is None else drain_s)
         finally:
-            self._queue.shut()
-            self._engine.stop()
-            if not self._engine.join(_JOIN_S):
-                _log.warning("a pool thread is still inside its replica; it ends when the replica returns")
-            _open_pools.discard(self)
-            self._closed.set()
+            try:
+                self._queue.shut()
+                self._engine.stop()
+                if not self._engine.join(_JOIN_S):
+                    _log.warning("a pool thread is still inside its replica; it ends when the replica returns")
+            finally:  # also when Ctrl-C comes meanwhile: later closers, and the exit, must not wait for ever
+                _open_pools.discard(self)
+                self._closed.set()
 
     async def aclose(self, *, drain_s: float | None = None) -> None:
         """Like ``close``; the event loop goes on meanwhile. Cancellation: the closing goes on in its own thread."""

@@ -57,6 +57,7 @@ class InferencePool(Lifecycle):
         drain_s: how long leaving the pool waits for queued work.
         on_full: ``"reject"`` raises ``PoolOverloaded``; ``"wait"`` holds the caller back until there is room or
             its time is up (``submit`` and ``submit_many`` then block their thread: event loops use the ``a...`` ones).
+            In the pool's own threads, where done-callbacks run, these two reject all the same.
         max_score_streak: score batches that may pass while a decode waits for its next step.
         max_decodes: decodes in progress per slot.
         max_attempts: replicas that may die under one request before it fails.
@@ -318,4 +319,6 @@ class InferencePool(Lifecycle):
 
     def _enter(self, jobs: Sequence[AnyJob]) -> None:
         if jobs:
-            drive(queue_in(self._queue, jobs, wait=self._wait))
+            # A done-callback may run in a thread that makes the room: that one cannot wait for it.
+            wait = self._wait and not self._engine.owns_current_thread()
+            drive(queue_in(self._queue, jobs, wait=wait))

@@ -109,15 +109,15 @@ class PoolStats:
         tenants: that have asked for something in the last seconds.
         blocked: callers that wait for room in the queue (``on_full="wait"``, lists larger than the queue).
         expired: ended by their deadline, queued or running.
-        mean_batch_size: rows per score batch or prefill.
+        mean_batch_size: rows per score batch or opened decode.
         padding_ratio: share of padding in all batch tokens, 0..1.
         wait_s: time from admission to the start of the batch, summed over requests.
         execution_s: time inside replicas, summed over slots.
         tokens: prompt tokens that were run, padding left out.
-        tokens_per_s: of one slot, while work was waiting; 0 until it has been measured.
+        tokens_per_s: scored by one slot, while work was waiting; 0 until it has been measured.
         waits: ``wait_s`` request by request.
-        runs: seconds per score batch or prefill.
-        sizes: rows per score batch or prefill.
+        runs: seconds per score batch or opened decode.
+        sizes: rows per score batch or opened decode.
         prefixes: per model that keeps keys and values.
     """
 

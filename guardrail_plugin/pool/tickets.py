@@ -53,10 +53,15 @@ class Tickets:
 
     def __init__(self) -> None:
         self._waiting: deque[Ticket] = deque()
-        self._for_room = False  # somebody waits for room, and not only for less of the tenant's own in the queue
+        self._for_room = False
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def for_room(self) -> bool:
+        """Whether somebody waits for room, and not only for less of the own tenant's in the queue."""
+        return self._for_room
 
     def lets_by(self, tenant: str) -> bool:
         """Tell whether a newcomer may go straight in: nobody waits for room, and none of the same tenant waits."""

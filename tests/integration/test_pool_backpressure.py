@@ -96,6 +96,30 @@ def test_on_full_wait_holds_sync_and_async_callers_back_in_order() -> None:
         assert pool.stats().rejected == 0
 
 
+def test_a_done_callback_that_submits_to_a_full_queue_is_turned_away_and_does_not_stop_the_pool() -> None:
+    hold = Hold()
+    replica = ScriptedReplica(logprobs=echo, on_call=hold)
+    refused: list[PoolOverloaded] = []
+    with InferencePool(replicas=1, max_queued=1, max_batch=1, on_full="wait") as pool:
+        pool.register("m", replica.factory)
+
+        def again(_: object) -> None:
+            try:
+                pool.submit(score(2))
+            except PoolOverloaded as error:
+                refused.append(error)
+
+        first = pool.submit(score(0))
+        assert hold.entered.wait(WAIT_S)
+        first.add_done_callback(again)
+        second = pool.submit(score(1))
+        hold.release()
+        assert ident_of(second.result(WAIT_S)) == 1
+        assert len(refused) == 1, "the pool's only thread does not wait for room that nobody else can make"
+        assert pool.stats().blocked == 0
+    assert batches(replica) == [[0], [1]]
+
+
 async def test_a_caller_held_back_is_told_when_its_time_is_up_and_can_be_cancelled() -> None:
     hold = Hold()
     replica = ScriptedReplica(logprobs=echo, on_call=hold)

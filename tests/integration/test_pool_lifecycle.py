@@ -128,6 +128,53 @@ def test_a_done_callback_that_closes_does_not_hold_up_the_closing(caplog: pytest
     assert "still inside" not in caplog.text, "the pool's thread did not wait for its own end"
 
 
+def test_a_done_callback_that_the_closing_runs_does_not_make_it_wait_for_itself() -> None:
+    hold = Hold()
+    pool = InferencePool(replicas=1, max_batch=1, drain_s=0.0)
+    pool.register("m", ScriptedReplica(on_call=hold).factory)
+    pool.open()
+    pool.submit(score(1))
+    assert hold.entered.wait(WAIT_S)
+    queued = pool.submit(score(2))
+    in_threads: list[threading.Thread] = []
+    returned = threading.Event()
+
+    def close_again(_: object) -> None:
+        in_threads.append(threading.current_thread())
+        pool.close()
+        returned.set()
+
+    queued.add_done_callback(close_again)
+    closer = threading.Thread(target=pool.close, daemon=True)
+    closer.start()
+    assert returned.wait(WAIT_S)
+    hold.release()
+    closer.join(WAIT_S)
+    assert not closer.is_alive()
+    assert in_threads == [closer]
+    assert isinstance(queued.exception(0), PoolClosed)
+
+
+def test_an_interrupt_while_threads_are_joined_leaves_later_closers_and_the_exit_nothing_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(timeout_s: float) -> bool:
+        raise KeyboardInterrupt
+
+    pool = InferencePool(replicas=1)
+    pool.register("m", ScriptedReplica().factory)
+    pool.open()
+    monkeypatch.setattr(pool._engine, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.close()
+    later = threading.Thread(target=pool.close, daemon=True)
+    later.start()
+    later.join(WAIT_S)
+    assert not later.is_alive()
+    assert pool not in lifecycle_room._open_pools
+    assert pool.stats().phase == "closed"
+
+
 def test_leaving_because_of_an_interrupt_does_not_drain() -> None:
     hold = Hold()
     pool = InferencePool(max_batch=1, drain_s=60.0)

@@ -209,6 +209,16 @@ def test_who_floods_the_queue_is_turned_away_before_the_others_are() -> None:
     assert scheduler.tenants(2 * PRESENT_S) == 0
 
 
+def test_a_list_larger_than_an_equal_part_waits_for_room_and_not_for_its_own_share() -> None:
+    scheduler: Scheduler[Item] = Scheduler(Limits(max_queued=100))
+    for _ in range(31):
+        assert scheduler.admit([item("small")], 0.0) == "fits"
+    assert scheduler.fit([item("flood") for _ in range(50)], 0.0) == "fits"
+    assert scheduler.fit([item("flood") for _ in range(51)], 0.0) == "full"
+    assert scheduler.admit([item("flood")], 0.0) == "fits"
+    assert scheduler.fit([item("small") for _ in range(50)], 0.0) == "over share", "for it is its own that must go"
+
+
 def test_a_tenant_alone_may_fill_the_queue() -> None:
     scheduler: Scheduler[Item] = Scheduler(Limits(max_queued=100))
     assert sum((scheduler.admit([item("only")], 0.0) == "fits") for _ in range(200)) == 100

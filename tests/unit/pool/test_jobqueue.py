@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 import pytest
 
 from guardrail_plugin.core.errors import GuardianTimeout, PoolClosed, PoolOverloaded, ReplicaDead
 from guardrail_plugin.pool.admission import MAX_TENANTS, Limits
-from guardrail_plugin.pool.health import TRIP_AFTER
+from guardrail_plugin.pool.decoding import Decodes
+from guardrail_plugin.pool.health import REGROW_AFTER, TRIP_AFTER
 from guardrail_plugin.pool.isolation import Loss
 from guardrail_plugin.pool.jobqueue import JobQueue
 from guardrail_plugin.pool.jobs import AnyJob, GenerateJob, ScoreJob
-from guardrail_plugin.pool.protocol import GenerateRequest, Generation, ScoreRequest, ScoreResult
+from guardrail_plugin.pool.protocol import GenerateRequest, Generation, ScoreRequest, ScoreResult, Token
 from guardrail_plugin.pool.slot import Slot
 from guardrail_plugin.pool.turns import ExpireTurn, ScoreTurn, StartTurn
+from guardrail_plugin.testing.replicas import ScriptedDecode, ScriptedReplica
 
 
 class Bench:
@@ -25,10 +30,16 @@ class Bench:
         self.queue = JobQueue(limits=limits, slots=[self.slot], max_attempts=2, clock=lambda: self.now)
         self.queue.open()
 
-    def score(self, ident: int, *, timeout_s: float | None = None, tokens: int = 1) -> ScoreJob:
-        deadline = None if timeout_s is None else self.now + timeout_s
-        request = ScoreRequest("m", (ident,), (1,))
-        return ScoreJob(model="m", kind="score", tokens=tokens, request=request, deadline=deadline, timeout_s=timeout_s)
+    def score(self, ident: int, *, timeout_s: float | None = None, tokens: int = 1, tenant: str = "") -> ScoreJob:
+        return ScoreJob(
+            model="m",
+            kind="score",
+            tokens=tokens,
+            tenant=tenant,
+            request=ScoreRequest("m", (ident,), (1,)),
+            deadline=None if timeout_s is None else self.now + timeout_s,
+            timeout_s=timeout_s,
+        )
 
     def run(self, jobs: list[AnyJob], *, seconds: float) -> None:
         """Let a taken batch run."""
@@ -47,6 +58,32 @@ class Bench:
 
     def kill(self, jobs: list[AnyJob], *, bystanders: list[AnyJob] | None = None) -> None:
         self.queue.replica_died(self.slot, Loss(SystemExit(), jobs, bystanders or []))
+
+    def decode(self, *, steps: int) -> None:
+        """Let a decode of nine tokens be opened and advanced. Its first step runs the prompt."""
+        decodes = Decodes(queue=self.queue, slot=self.slot, clock=lambda: self.now)
+        self.queue.admit([self.generate(1)], wait=False)
+        rows = [job for job in self.take() if isinstance(job, GenerateJob)]
+        assert decodes.start([rows], PromptFirst()) is None
+        for _ in range(steps):
+            assert decodes.step() is None
+
+
+class PromptFirst(ScriptedReplica):
+    """Runs prompts in a decode's first step, as the real ones do."""
+
+    def start(self, batch: Sequence[GenerateRequest]) -> PromptFirstDecode:
+        return PromptFirstDecode(batch, script=lambda request: range(request.max_new_tokens), on_step=lambda _: None)
+
+
+class PromptFirstDecode(ScriptedDecode):
+    prefilled = False
+
+    def step(self) -> list[Token]:
+        if self.prefilled:
+            return super().step()
+        self.prefilled = True
+        return [Token(0, None)]
 
 
 def test_a_job_cancelled_in_the_moment_it_is_taken_is_not_run() -> None:
@@ -116,6 +153,38 @@ def test_one_tenant_more_than_are_remembered_is_turned_away_and_not_lost() -> No
     assert bench.queue.snapshot().queued == queued == MAX_TENANTS - 1
 
 
+def test_a_list_larger_than_its_tenants_equal_part_is_not_overtaken_for_ever() -> None:
+    bench = Bench(max_queued=8, max_batch=1)
+
+    def others_come() -> None:
+        with suppress(PoolOverloaded):
+            while True:
+                bench.queue.admit([bench.score(0, tenant="busy")], wait=False)
+
+    others_come()
+    ticket = bench.queue.admit([bench.score(ident, tenant="long") for ident in range(5)], wait=True)
+    assert ticket is not None
+    for _ in range(100):
+        others_come()
+        bench.run(bench.take(), seconds=0.0)
+        if ticket.decided.done():
+            break
+    assert ticket.decided.done()
+    assert ticket.error is None
+
+
+def test_a_second_caller_of_a_tenant_that_is_over_its_share_lets_others_by_too() -> None:
+    bench = Bench(max_queued=8)
+    bench.queue.admit([bench.score(0, tenant="b")], wait=False)
+    bench.queue.admit([bench.score(ident, tenant="a") for ident in range(5)], wait=False)
+    for ident in (6, 7):
+        assert bench.queue.admit([bench.score(ident, tenant="a")], wait=True) is not None
+    with pytest.raises(PoolOverloaded, match="this tenant's part of the queue"):
+        bench.queue.admit([bench.score(8, tenant="a")], wait=False)
+    assert bench.queue.admit([bench.score(9, tenant="b")], wait=False) is None
+    assert bench.queue.snapshot().blocked == 2
+
+
 def test_a_long_list_that_gives_up_lets_the_next_in() -> None:
     bench = Bench(max_queued=2, max_batch=2)
     bench.queue.admit([bench.score(1)], wait=True)
@@ -178,6 +247,69 @@ def test_answers_between_deaths_keep_a_model_in_service() -> None:
         bench.queue.ran(rows, slot=bench.slot, seconds=0.1, backlog=False)
         assert bench.queue.finish(rows, "completed") == rows
     assert bench.queue.snapshot().slots[0].broken == ()
+
+
+def test_decodes_that_are_opened_and_then_die_break_a_model() -> None:
+    bench = Bench()
+    for ident in range(TRIP_AFTER):
+        bench.queue.admit([bench.generate(ident)], wait=False)
+        while bench.queue.snapshot().queued:  # until it is given up, or the model is
+            rows = bench.take()
+            bench.queue.ran(rows, slot=bench.slot, seconds=0.0, backlog=False)
+            bench.kill(rows)
+    assert bench.queue.snapshot().slots[0].broken == ("m",)
+
+
+@pytest.mark.parametrize(("steps", "broken"), [(1, ("m",)), (2, ())])
+def test_a_decode_is_an_answer_once_it_brings_a_token_and_not_while_its_prompt_runs(
+    steps: int, broken: tuple[str, ...]
+) -> None:
+    bench = Bench()
+    for _ in range(TRIP_AFTER - 1):
+        bench.slot.circuit("m").died(SystemExit(), bench.now)
+    bench.decode(steps=steps)
+    bench.slot.circuit("m").died(SystemExit(), bench.now)
+    assert bench.queue.snapshot().slots[0].broken == broken
+
+
+def test_a_memory_budget_grows_back_by_decodes_that_ran_their_prompts_and_by_each_once() -> None:
+    bench = Bench()
+    budget = bench.slot.budget("m", "generate")
+    budget.shrink(100)
+    for ident in range(REGROW_AFTER):
+        bench.queue.admit([bench.generate(ident)], wait=False)
+        rows = bench.take()
+        bench.queue.ran(rows, slot=bench.slot, seconds=0.0, backlog=False)
+        bench.queue.finish(rows, "cancelled")
+    assert budget.tokens == 50, "they were only opened"
+    for _ in range(REGROW_AFTER - 1):
+        bench.decode(steps=10)
+    assert bench.queue.snapshot().completed == REGROW_AFTER - 1
+    assert budget.tokens == 50, "tokens do not count one by one"
+    bench.decode(steps=10)
+    assert budget.tokens == 76
+
+
+def test_opening_a_decode_tells_nothing_of_the_pace_of_verdicts() -> None:
+    bench = Bench()
+    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(4)], wait=False)
+    bench.run(bench.take(), seconds=4.0)
+    assert bench.queue.snapshot().tokens_per_s == pytest.approx(10.0)
+    bench.queue.admit([bench.generate(9)], wait=False)
+    bench.queue.ran(bench.take(), slot=bench.slot, seconds=1e-4, backlog=False)
+    stats = bench.queue.snapshot()
+    assert stats.tokens_per_s == pytest.approx(10.0)
+    assert (stats.batches, stats.runs.count, stats.tokens) == (2, 2, 41), "it is counted all the same"
+
+
+def test_time_in_which_a_decode_was_opened_while_verdicts_waited_counts_with_their_next_batch() -> None:
+    bench = Bench()
+    bench.queue.admit([bench.generate(9)], wait=False)
+    rows = bench.take()
+    bench.queue.admit([bench.score(ident, tokens=10) for ident in range(4)], wait=False)
+    bench.queue.ran(rows, slot=bench.slot, seconds=4.0, backlog=False)
+    bench.run(bench.take(), seconds=4.0)
+    assert bench.queue.snapshot().tokens_per_s == pytest.approx(5.0)
 
 
 def test_a_row_that_comes_back_counts_with_what_it_has_made() -> None:
