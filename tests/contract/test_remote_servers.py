@@ -17,7 +17,7 @@ from guardrail_plugin.core.errors import ConfigError, GuardianTimeout, Inference
 from guardrail_plugin.models.remote import RemoteFactory, RemoteReplica, shown_address, split_address
 from guardrail_plugin.models.remote_calls import Calls
 from guardrail_plugin.models.remote_endpoints import FIRST_PAUSE_S
-from guardrail_plugin.pool import Account, GenerateRequest, InferencePool, ScoreRequest, ScoreResult
+from guardrail_plugin.pool import Account, GenerateRequest, InferencePool, RowFailed, ScoreRequest, ScoreResult
 from guardrail_plugin.testing.replicas import ScriptedReplica
 
 WAIT_S = 30.0
@@ -243,8 +243,9 @@ def test_whoever_waits_for_a_turn_and_a_stream_give_up_in_time(
     decode = replica.start_for([GenerateRequest("m", (1,), 6)], [Account(timeout_s=0.2)])
     with pytest.raises(GuardianTimeout):
         replica.score_for([score(3)], [Account(timeout_s=0.01)])
-    with pytest.raises(GuardianTimeout):
+    with pytest.raises(RowFailed) as caught:
         list(iter(decode.step, []))
+    assert isinstance(caught.value.error, GuardianTimeout)
     server.fault = None
     assert replica.score_for([score(3)], [Account(timeout_s=5.0)]), "the stream has given its connection back"
     never.set()

@@ -68,7 +68,7 @@ SCRIPTS: dict[str, Script] = {
             {"type": "response.function_call_arguments.delta", "item_id": "f", "delta": "The first sentence is"},
         ),
     ),
-    "thinking": Script(deltas=({"type": "reasoning", "id": "rs_1", "summary": []}, *SENTENCES), die_after=9),
+    "thinking": Script(deltas=({"type": "reasoning", "id": "rs_1", "summary": []}, *SENTENCES), hang_after=9),
     "known fields": Script(extra={"x_seen": {"count": 3}, "service_tier": "default"}),
     "error 400": Script(status=400, error={"message": "Too long by far.", "code": "context_length_exceeded"}),
     "error bad": Script(status=400, error={"message": "You wrote: bomb", "code": "invalid_value"}),

@@ -119,7 +119,7 @@ def test_it_tells_a_pool_what_a_plain_chat_model_tells(tiny_base: Path, soft: So
             SoftPromptChatModel(model=tiny_base, soft_prompt=prompt, pool=pool, max_tokens=2).invoke("Hi")
         stats = pool.stats()
         assert len(stats.slots[0].models) == 1, "both do not fit"
-        assert stats.prefixes[0].rows >= 1
+        assert [one.lookups > 0 for one in stats.prefixes] == [True, True]
 
 
 def test_another_models_prompt_is_refused_at_once(tiny_base: Path) -> None:
